@@ -1,0 +1,64 @@
+# Two commands are all a newcomer needs: `make run` and `make test`. Each does its own set-up.
+
+PYTHON ?= python3
+PORT   ?= 5000
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+LOCKS  := runtime dev server
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help run setup setup-dev test unit lint format crds lock clean
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: setup ## Run the quickstart registry on this machine (PORT=5000); Ctrl-C ends it
+	@$(BIN)/registry-operator local up manifests/samples/quickstart.yaml --port $(PORT) --prove
+
+setup: $(VENV)/.runtime ## Prepare .venv with all that the server and the operator need
+
+setup-dev: $(VENV)/.dev ## Prepare .venv with the tools for tests and checks as well
+
+test: setup-dev ## Check style, types and layers, then run every test
+	@$(BIN)/python -m tests.toolchain ensure
+	@$(MAKE) --no-print-directory lint
+	@$(BIN)/coverage run -m pytest $(PYTEST)
+	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report --skip-covered --sort=cover | tail -n 40
+
+lint: setup-dev ## Check style, types, layers and that generated files are current
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/registry-operator crds --check crds
+
+format: setup-dev ## Format the code
+	$(BIN)/ruff check --fix --exit-zero .
+	$(BIN)/ruff format .
+
+crds: setup ## Write crds/ from the operator's types
+	$(BIN)/registry-operator crds --write crds
+
+lock: setup-dev ## Resolve the dependencies anew into requirements/
+	$(foreach lock,$(LOCKS),$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-header --upgrade $(EXTRAS_$(lock)) pyproject.toml --output-file requirements/$(lock).txt &&) true
+
+EXTRAS_server  :=
+EXTRAS_runtime := --extra operator --group editable
+EXTRAS_dev     := --extra operator --extra test --extra dev --group editable
+
+clean: ## Remove what set-up and tests have left in the tree
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* dist build
+
+# The virtualenv is complete when its stamp is newer than the lock; an interrupted set-up leaves no stamp.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Regatta needs Python 3.11 or later; PYTHON=… names another")'
+	@echo "==> creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.%: requirements/%.txt pyproject.toml | $(VENV)/bin/python
+	@echo "==> installing the locked packages of requirements/$*.txt"
+	@$(PIP) install --require-hashes --progress-bar on -r requirements/$*.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
