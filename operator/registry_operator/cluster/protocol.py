@@ -4,20 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from registry_operator.api.kinds import Kind
 from registry_operator.api.placement import Placement
 
 Manifest = dict[str, Any]
 """A Kubernetes object as its JSON reads."""
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A kind of object, as the API server addresses it."""
-
-    api_version: str
-    kind: str
-    plural: str
-    namespaced: bool = True
 
 
 @dataclass(frozen=True, slots=True)

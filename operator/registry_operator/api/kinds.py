@@ -1,0 +1,29 @@
+"""The kinds of objects Regatta reads and writes, as the API server addresses them."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of object."""
+
+    api_version: str
+    name: str
+    plural: str
+    namespaced: bool = True
+
+
+GROUP = "regatta.dev"
+VERSION = "v1alpha1"
+
+REGISTRY = Kind(f"{GROUP}/{VERSION}", "Registry", "registries")
+
+CONFIG_MAP = Kind("v1", "ConfigMap", "configmaps")
+DEPLOYMENT = Kind("apps/v1", "Deployment", "deployments")
+PERSISTENT_VOLUME_CLAIM = Kind("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
+SECRET = Kind("v1", "Secret", "secrets")
+SERVICE = Kind("v1", "Service", "services")
+SERVICE_ACCOUNT = Kind("v1", "ServiceAccount", "serviceaccounts")
+
+CHILDREN = (SERVICE_ACCOUNT, SECRET, CONFIG_MAP, PERSISTENT_VOLUME_CLAIM, SERVICE, DEPLOYMENT)
+"""What a Registry may own, in the order of applying. Claims are never pruned."""
