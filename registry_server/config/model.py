@@ -1,0 +1,266 @@
+"""The server's configuration as types: distribution's `config.yml`, version 0.1, and Regatta's own top-level `access`.
+
+Field names are the file's keys. What distribution knows beyond them is in `distribution.py`.
+"""
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    Strict,
+    model_validator,
+)
+
+from registry_server.config.scalars import Address, AsText, Duration, ListenAddress, Text
+
+Action = Literal["pull", "push", "delete"]
+Role = Literal["reader", "writer", "maintainer", "admin"]
+
+Bool = Annotated[bool, Strict()]
+Int = Annotated[int, Strict()]
+FilePath = Annotated[Path, AsText]
+
+
+class Section(BaseModel):
+    """A block of the configuration: immutable, and without keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+class AccessLog(Section):
+    """One line a request."""
+
+    disabled: Bool = False
+
+
+class Log(Section):
+    """What is logged, and how a line looks."""
+
+    level: Annotated[Literal["error", "warn", "info", "debug"], BeforeValidator(_lower)] = "info"
+    formatter: Literal["text", "json"] = "text"
+    fields: dict[str, Any] = {}
+    accesslog: AccessLog = AccessLog()
+
+
+class Filesystem(Section):
+    """The filesystem driver; `maxthreads` bounds the blocking file operations of a worker."""
+
+    rootdirectory: FilePath = Path("/var/lib/registry")
+    maxthreads: Annotated[Int, Field(ge=1)] = 100
+
+
+class Delete(Section):
+    """Whether blobs and manifests may be deleted."""
+
+    enabled: Bool = False
+
+
+class ReadOnly(Section):
+    """Whether the registry refuses every write."""
+
+    enabled: Bool = False
+
+
+class UploadPurging(Section):
+    """Uploads nobody finished are removed after `age`, looked for every `interval`."""
+
+    enabled: Bool = True
+    age: Duration = timedelta(hours=168)
+    interval: Duration = timedelta(hours=24)
+    dryrun: Bool = False
+
+
+class Maintenance(Section):
+    """Housekeeping of the storage."""
+
+    readonly: ReadOnly = ReadOnly()
+    uploadpurging: UploadPurging = UploadPurging()
+
+
+class Storage(Section):
+    """Where content lives: exactly one driver, and what holds for each of them."""
+
+    filesystem: Filesystem
+    delete: Delete = Delete()
+    maintenance: Maintenance = Maintenance()
+
+
+class TLS(Section):
+    """HTTPS from a certificate (with its chain) and its key, PEM files that are read again when they change."""
+
+    certificate: FilePath
+    key: FilePath
+    minimumtls: Literal["tls1.2", "tls1.3"] = "tls1.2"
+
+
+class HTTP2(Section):
+    """HTTP/2, over TLS only."""
+
+    disabled: Bool = False
+
+
+def _metrics_path(path: str) -> str:
+    if not path.startswith("/"):
+        raise ValueError("must start with /, for example /metrics")
+    return path
+
+
+class Prometheus(Section):
+    """Metrics on the debug address."""
+
+    enabled: Bool = False
+    path: Annotated[Text, AfterValidator(_metrics_path)] = "/metrics"
+
+
+class Debug(Section):
+    """Health and metrics on an address of their own: plain HTTP, no login, so never a public one."""
+
+    addr: ListenAddress
+    prometheus: Prometheus = Prometheus()
+
+
+def _prefix(prefix: str) -> str:
+    if prefix and not (prefix.startswith("/") and prefix.endswith("/")):
+        raise ValueError("must start and end with /, for example /registry/")
+    return prefix
+
+
+def _external_url(url: str) -> str:
+    parts = urlsplit(url)
+    if url and (parts.scheme not in ("http", "https") or not parts.hostname):
+        raise ValueError("must be a whole URL such as https://registry.example.com")
+    return url
+
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+
+
+def _headers(headers: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    for name, values in headers.items():
+        if not _HEADER_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is not the name of a header (RFC 9110, 5.1)")
+        if not all(map(_HEADER_VALUE.fullmatch, values)):
+            raise ValueError(f"a value of {name} has characters a header must not have (RFC 9110, 5.5)")
+    return headers
+
+
+class HTTP(Section):
+    """The address of the API and how it answers."""
+
+    addr: ListenAddress = Address("", 5000)
+    host: Annotated[Text, AfterValidator(_external_url)] = ""
+    prefix: Annotated[Text, AfterValidator(_prefix)] = ""
+    secret: Annotated[SecretStr, AsText, PlainSerializer(SecretStr.get_secret_value, when_used="json")] = SecretStr("")
+    relativeurls: Bool = False
+    headers: Annotated[dict[str, tuple[Text, ...]], AfterValidator(_headers)] = {}
+    draintimeout: Duration = timedelta(seconds=60)
+    tls: TLS | None = None
+    http2: HTTP2 = HTTP2()
+    debug: Debug | None = None
+
+
+class Htpasswd(Section):
+    """Logins from an htpasswd file with bcrypt hashes, read again when it changes."""
+
+    realm: Annotated[Text, Field(min_length=1)]
+    path: FilePath
+
+
+class Auth(Section):
+    """How clients log in."""
+
+    htpasswd: Htpasswd | None = None
+
+
+class StorageCheck(Section):
+    """The readiness check of the storage: every `interval`, unready after `threshold` failures in a row."""
+
+    enabled: Bool = True
+    interval: Annotated[Duration, Field(gt=timedelta(0))] = timedelta(seconds=10)
+    timeout: Annotated[Duration, Field(gt=timedelta(0))] = timedelta(seconds=5)
+    threshold: Annotated[Int, Field(ge=1)] = 3
+
+
+class Health(Section):
+    """Checks behind `/readyz`."""
+
+    storagedriver: StorageCheck = StorageCheck()
+
+
+_GLOB = re.compile(r"[a-z0-9._/*?-]+")
+_SUBJECT = re.compile(r"anonymous|authenticated|user:[^:\s]+")
+
+
+def _subject(subject: str) -> str:
+    if not _SUBJECT.fullmatch(subject):
+        raise ValueError("must be anonymous, authenticated or user:NAME")
+    return subject
+
+
+def _glob(glob: str) -> str:
+    if not _GLOB.fullmatch(glob):
+        raise ValueError("must be repository names in lower case with *, ** and ? as wildcards, for example team/**")
+    for component in glob.split("/"):
+        if not component:
+            raise ValueError("has an empty component; write team/** rather than /team/ or team//x")
+        if "**" in component and component != "**":
+            raise ValueError("** stands for whole components, for example team/** or **/cache; use * within one")
+    return glob
+
+
+class Policy(Section):
+    """Grants every one of `subjects` the actions on every matching repository, by `role` or as `actions`.
+
+    `*` and `?` match within one component of a name, `**` any number of components; `team/**` is everything below
+    `team`, not `team` itself.
+    """
+
+    subjects: Annotated[tuple[Annotated[Text, AfterValidator(_subject)], ...], Field(min_length=1)]
+    repositories: Annotated[tuple[Annotated[Text, AfterValidator(_glob)], ...], Field(min_length=1)]
+    role: Role | None = None
+    actions: Annotated[tuple[Action, ...], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _role_or_actions(self) -> Self:
+        if (self.role is None) == (self.actions is None):
+            raise ValueError("needs either role (reader, writer, maintainer) or actions (pull, push, delete)")
+        return self
+
+
+class Access(Section):
+    """Who may do what: nothing is allowed but what a policy grants."""
+
+    policies: tuple[Policy, ...]
+
+
+def _version(value: Any) -> Any:
+    return str(getattr(value, "text", value)) if isinstance(value, float) else value
+
+
+class Config(Section):
+    """The whole file. Without `access` whoever may log in may do everything, as in distribution."""
+
+    version: Annotated[
+        Literal["0.1"], BeforeValidator(_version), PlainSerializer(float, return_type=float, when_used="json")
+    ]
+    log: Log = Log()
+    storage: Storage
+    http: HTTP = HTTP()
+    auth: Auth = Auth()
+    health: Health = Health()
+    access: Access | None = None
