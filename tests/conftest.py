@@ -1,0 +1,28 @@
+"""What all tests share: the fixtures of `tests/fixtures/`, and what a run says and does at its end."""
+
+import signal
+import threading
+from collections import Counter
+
+import pytest
+
+pytest_plugins = ["tests.fixtures.tools", "tests.fixtures.kubernetes", "tests.fixtures.docker"]
+
+
+def pytest_configure() -> None:
+    """Makes SIGTERM end the run as Ctrl-C does, with the fixtures torn down."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: pytest.exit("SIGTERM", returncode=143))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says what was not tested here, and why."""
+    reasons = Counter(
+        report.longrepr[2].removeprefix("Skipped: ")
+        for report in terminalreporter.getreports("skipped")
+        if isinstance(report.longrepr, tuple)
+    )
+    if reasons:
+        terminalreporter.section("not tested on this machine (REGATTA_REQUIRE_ALL=1 fails instead)")
+        for reason, count in reasons.most_common():
+            terminalreporter.line(f"{count} test{'s' if count > 1 else ''}: {reason}")
