@@ -23,7 +23,7 @@ from tests.toolchain.progress import Progress
 _SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
-class Unavailable(Exception):  # noqa: N818, a state that people read about
+class Unavailable(Exception):
     """The tool can neither be found nor obtained; `reasons` has one line for each place that was tried."""
 
     def __init__(self, name: str, reasons: list[str]) -> None:

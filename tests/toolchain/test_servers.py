@@ -6,14 +6,22 @@ import select
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from tests.fixtures.docker import Dockerd
 from tests.fixtures.images import make_docker_archive, make_oci_index, make_oci_layout
 from tests.fixtures.kubernetes import KubeAPI
 from tests.fixtures.processes import CommandFailed, free_port, run, server
+from tests.fixtures.tools import unavailable
 
 
 class TestKubeAPI:
@@ -62,17 +70,36 @@ class TestDockerd:
         config = tmp_path / "config.yml"
         storage = {"filesystem": {"rootdirectory": str(tmp_path / "data")}}
         config.write_text(json.dumps({"version": 0.1, "storage": storage, "http": {"addr": address}}))
-        with server(distribution, "serve", config, log=tmp_path / "registry.log"):
+        with server(distribution, "serve", config, log=tmp_path / "registry.log") as registry:
+            registry.await_port("127.0.0.1", int(address.rsplit(":", 1)[1]))
             layout = make_oci_layout(tmp_path / "layout", [b"one", 1 << 20])
             index = make_oci_index(tmp_path / "index", {"linux/amd64": [1], "linux/arm64/v8": [2, 3]})
             source, target = f"oci:{tmp_path / 'layout'}:latest", f"docker://{address}/layout:1"
-            run(skopeo, "copy", "--retry-times=5", "--dest-tls-verify=false", source, target)
+            run(skopeo, "copy", "--dest-tls-verify=false", source, target)
             run(crane, "push", tmp_path / "index", f"{address}/index:1")
             assert run(crane, "digest", f"{address}/layout:1").strip() == layout.digest
             assert run(crane, "digest", f"{address}/index:1").strip() == index.digest
             dockerd.docker("pull", f"{address}/layout:1")
             dockerd.import_busybox_image(f"{address}/busybox:1")
             dockerd.docker("push", f"{address}/busybox:1")
+
+    def test_a_certificate_is_trusted_while_asked(self, dockerd: Dockerd, distribution: Path, tmp_path: Path) -> None:
+        if "::1" in dockerd.docker("info", "--format", "{{.RegistryConfig.InsecureRegistryCIDRs}}"):
+            unavailable("this Docker engine trusts all of loopback, so that no refusal can be seen")
+        address = f"[::1]:{free_port()}"
+        certificate, key = _self_signed("::1", tmp_path)
+        config = tmp_path / "config.yml"
+        http = {"addr": address, "tls": {"certificate": str(certificate), "key": str(key)}}
+        config.write_text(json.dumps({"version": 0.1, "storage": {"inmemory": {}}, "http": http}))
+        login = ("login", "--username=me", "--password-stdin", address)
+        with server(distribution, "serve", config, log=tmp_path / "registry.log") as registry:
+            registry.await_port("::1", int(address.rsplit(":", 1)[1]))
+            with pytest.raises(CommandFailed, match="certificate signed by unknown authority"):
+                dockerd.docker(*login, input="secret")
+            with dockerd.trust(address, certificate):
+                assert "Login Succeeded" in dockerd.docker(*login, input="secret")
+            with pytest.raises(CommandFailed, match="certificate signed by unknown authority"):
+                dockerd.docker(*login, input="secret")
 
 
 class TestImages:
@@ -102,6 +129,22 @@ def test_a_server_dies_with_the_run_that_started_it(tmp_path: Path) -> None:
         assert select.select([watch], [], [], 10)[0], "the server is still running"
     finally:
         os.close(watch)
+
+
+def _self_signed(address: str, folder: Path) -> tuple[Path, Path]:
+    """A certificate for the IP address that is its own CA, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(
+        name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(1)
+    )
+    names = x509.SubjectAlternativeName([x509.IPAddress(ip_address(address))])
+    certificate = builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
+    paths = folder / "certificate.pem", folder / "key.pem"
+    paths[0].write_bytes(certificate.public_bytes(Encoding.PEM))
+    paths[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return paths
 
 
 _CRD = {
