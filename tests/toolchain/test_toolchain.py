@@ -115,6 +115,7 @@ class TestPlaces:
         assert (found := find(wanted)) is not None
         assert found.path == installed
         assert find(replace(wanted, on_path=OnPath(at_least=(1, 5)))) is None
+        assert find(replace(wanted, on_path=OnPath(below=(1, 4)))) is None
 
     def test_the_environment_variable_comes_before_path_and_must_hold_the_program(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
