@@ -1,7 +1,7 @@
 """The server's configuration: `load` reads a file and the environment into a `Config`, `dump` writes one.
 
-The operator builds a `Config` and dumps it; the server loads it. Every fault of a file is one line that says where it is
-and what to do.
+The operator builds a `Config` and dumps it; the server loads it. Every fault of a file is one line that says where
+it is and what to do.
 """
 
 from registry_server.config.loader import ConfigError, Loaded, dump, load

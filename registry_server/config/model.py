@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from registry_server.config.scalars import Address, AsText, Duration, ListenAddress, Text
+from registry_server.config.scalars import Address, AsText, Duration, ListenAddress, PlainFloat, PlainInt, Text
 
 Action = Literal["pull", "push", "delete"]
 Role = Literal["reader", "writer", "maintainer", "admin"]
@@ -36,9 +36,37 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_is_the_default(cls, settings: Any) -> Any:
+        """`tls:` with nothing after it is the same as no `tls`."""
+        if not isinstance(settings, dict):
+            return settings
+        return {key: value for key, value in settings.items() if value is not None or key not in cls.model_fields}
+
 
 def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
+
+
+def _plain_numbers(value: Any) -> Any:
+    """Without the text that YAML's numbers carry for the sake of `Text`."""
+    match value:
+        case dict():
+            return {key: _plain_numbers(one) for key, one in value.items()}
+        case list():
+            return [_plain_numbers(one) for one in value]
+        case PlainInt():
+            return int(value)
+        case PlainFloat():
+            return float(value)
+    return value
+
+
+def _formatter(value: Any) -> Any:
+    if value == "logstash":
+        raise ValueError("logstash is a format of distribution's that Regatta does not implement yet; use json")
+    return value
 
 
 class AccessLog(Section):
@@ -51,8 +79,8 @@ class Log(Section):
     """What is logged, and how a line looks."""
 
     level: Annotated[Literal["error", "warn", "info", "debug"], BeforeValidator(_lower)] = "info"
-    formatter: Literal["text", "json"] = "text"
-    fields: dict[str, Any] = {}
+    formatter: Annotated[Literal["text", "json"], BeforeValidator(_formatter)] = "text"
+    fields: Annotated[dict[str, Any], AfterValidator(_plain_numbers)] = {}
     accesslog: AccessLog = AccessLog()
 
 
@@ -99,12 +127,20 @@ class Storage(Section):
     maintenance: Maintenance = Maintenance()
 
 
+def _minimum_tls(value: Any) -> Any:
+    if value in ("tls1.0", "tls1.1"):
+        raise ValueError(
+            f"{value} is broken (RFC 8996) and not offered; use tls1.2, which every client since 2014 speaks"
+        )
+    return value
+
+
 class TLS(Section):
     """HTTPS from a certificate (with its chain) and its key, PEM files that are read again when they change."""
 
     certificate: FilePath
     key: FilePath
-    minimumtls: Literal["tls1.2", "tls1.3"] = "tls1.2"
+    minimumtls: Annotated[Literal["tls1.2", "tls1.3"], BeforeValidator(_minimum_tls)] = "tls1.2"
 
 
 class HTTP2(Section):
