@@ -1,7 +1,7 @@
 """The command `registry-operator`: one module a subcommand, imported only when it is asked for.
 
-Each module of this package defines a click command or group named like itself, with a `short_help`. Modules import what is heavy
-(kopf, kubernetes, cryptography) inside their functions, so that `--help` answers at once.
+Each module of this package defines a click command or group named like itself, with a `short_help`. Modules import
+what is heavy (kopf, kubernetes, cryptography) inside their functions, so that `--help` answers at once.
 """
 
 import importlib

@@ -1,4 +1,7 @@
-"""What the reconcile asks of a cluster. Two engines answer it: `cluster.kubernetes` and `cluster.local`."""
+"""What the reconcile asks of a cluster. Two engines answer it: `cluster.kubernetes` and `cluster.local`.
+
+Manifests that an engine returns may be its own copy, shared with every reader: never change them.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,11 +40,16 @@ class Cluster(Protocol):
     async def get(self, key: Key) -> Manifest | None:
         """The object, or None where there is none."""
 
-    async def list(self, kind: Kind, *, namespace: str | None = None, labels: Mapping[str, str] | None = None) -> list[Manifest]:
+    async def list(
+        self, kind: Kind, *, namespace: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> list[Manifest]:
         """The objects of a kind that carry all of `labels`."""
 
     async def apply(self, manifest: Manifest) -> Manifest:
-        """Server-side apply with our field manager, forced: creates or changes. Returns the live object. Raises Rejected, Unavailable."""
+        """Server-side apply with our field manager, forced: creates or changes. Returns the live object.
+
+        Raises Rejected, Unavailable.
+        """
 
     async def delete(self, key: Key, *, uid: str) -> None:
         """Delete the object if it still is the one with this `uid`. An object already gone is no error."""

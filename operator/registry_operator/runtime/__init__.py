@@ -1,0 +1,1 @@
+"""Runs the reconcile against a Kubernetes cluster: kopf's watches, the queue, the Lease and the endpoints."""

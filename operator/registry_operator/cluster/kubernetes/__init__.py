@@ -1,0 +1,1 @@
+"""The engine that keeps registries on a Kubernetes cluster."""

@@ -1,0 +1,186 @@
+"""The operator as a process: from the first request for the Lease to the last line before the exit.
+
+endpoints ─► Lease ─► first LIST ─► queue, kopf's watches, resync ─► SIGTERM ─► queue drains ─► Lease released
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Final
+
+import kopf
+
+from registry_operator.api.kinds import REGISTRY
+from registry_operator.cluster.kubernetes.api import Api
+from registry_operator.cluster.kubernetes.cluster import OURS, KubernetesCluster
+from registry_operator.cluster.kubernetes.foreign import FOREIGN_KINDS, watch_foreign
+from registry_operator.cluster.protocol import Key, Unavailable
+from registry_operator.reconcile.registry import reconcile_registry
+from registry_operator.runtime import handlers, server
+from registry_operator.runtime.elector import LEADING, Elector, LeadershipLost
+from registry_operator.runtime.queue import Queue
+from registry_operator.runtime.resync import Resync
+
+LEASE_NAME: Final = "regatta-operator"
+DRAIN_SECONDS: Final = 15.0
+"""For reconciles under way at SIGTERM; with what follows it stays below a pod's usual 30 seconds of grace."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What `registry-operator run` can be told."""
+
+    namespaces: tuple[str, ...] = ()
+    """Empty: all of the cluster."""
+    metrics_host: str = ""
+    metrics_port: int = 8080
+    leader_election: bool = True
+    lease_namespace: str | None = None
+    """None: the pod's, or that of the kubeconfig's context."""
+    workers: int = 8
+    resync_seconds: float = 600.0
+
+
+async def run(options: Options) -> None:
+    """Run until SIGTERM or SIGINT. Raises CredentialsError, AddressInUse, and what makes watching impossible."""
+    stop = asyncio.Event()
+    _stop_on_signals(stop)
+    health = server.Health()
+    api = await Api.connect(user_agent=f"regatta-operator/{version('regatta')}")
+    try:
+        endpoints = await server.start(options.metrics_host, options.metrics_port, health)
+        try:
+            await _lead(api, options, health, stop)
+        finally:
+            await endpoints.cleanup()
+    finally:
+        await api.close()
+    logger.info("stopped")
+
+
+async def _lead(api: Api, options: Options, health: server.Health, stop: asyncio.Event) -> None:
+    """Wait for the Lease, reconcile until told to stop, give the Lease back."""
+    if not options.leader_election:
+        LEADING.set(1)
+        return await _reconcile(api, options, health, stop)
+
+    def standing_by() -> None:
+        health.phase = server.Phase.STANDBY
+
+    elector = Elector(
+        api,
+        namespace=options.lease_namespace or api.default_namespace,
+        name=LEASE_NAME,
+        identity=f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}",
+        standing_by=standing_by,
+    )
+    acquiring = asyncio.create_task(elector.acquire())
+    await _until(stop, acquiring)
+    holding = None
+    try:
+        if not stop.is_set():
+            holding = asyncio.create_task(_hold(elector))
+            await _reconcile(api, options, health, stop)
+    finally:
+        await _cancel(*(task for task in (acquiring, holding) if task))
+        await elector.release()
+
+
+async def _hold(elector: Elector) -> None:
+    try:
+        await elector.hold()
+    except LeadershipLost as error:
+        # At once, with nothing finished or cleaned up: from now on any write could cross one of the new leader.
+        logger.critical("%s", error)
+        logging.shutdown()
+        os._exit(1)
+
+
+async def _reconcile(api: Api, options: Options, health: server.Health, stop: asyncio.Event) -> None:
+    health.phase = server.Phase.SYNCING
+    cluster = KubernetesCluster(api, namespaces=options.namespaces)
+
+    async def work(key: Key) -> float | None:
+        with cluster.reconciling(key):
+            outcome = await reconcile_registry(cluster, key, clock=lambda: datetime.now(UTC))
+        return outcome.requeue_after
+
+    queue = Queue(work, workers=options.workers, transient=(Unavailable,))
+    resync = Resync(cluster, wake=queue.add, interval=options.resync_seconds)
+    tasks = [asyncio.create_task(resync.first())]
+    try:
+        await _until(stop, *tasks)
+        if stop.is_set():
+            return
+        logger.info(
+            "%s Registries in %s", cluster.cache.count(REGISTRY), ", ".join(options.namespaces) or "all namespaces"
+        )
+        health.phase = server.Phase.RUNNING
+        queue.start()
+        tasks = [asyncio.create_task(resync.run()), *_foreign_watches(cluster, queue)]
+        # Last: in the end kopf cancels every task that was started after its own.
+        tasks.append(asyncio.create_task(_watch(cluster, queue, resync, stop)))
+        await _until(stop, *tasks)
+    finally:
+        health.phase = server.Phase.STOPPING
+        await queue.stop(grace=DRAIN_SECONDS)
+        await _cancel(*tasks)
+
+
+def _foreign_watches(cluster: KubernetesCluster, queue: Queue[Key]) -> list[asyncio.Task[None]]:
+    selector = ",".join(f"{name}!={value}" for name, value in OURS.items())
+    return [
+        asyncio.create_task(
+            watch_foreign(
+                cluster.api, kind, namespace, selector=selector, references=cluster.references, wake=queue.add
+            )
+        )
+        for kind in FOREIGN_KINDS
+        for namespace in cluster.namespaces
+    ]
+
+
+async def _watch(cluster: KubernetesCluster, queue: Queue[Key], resync: Resync, stop: asyncio.Event) -> None:
+    """Run kopf until told to stop. Raises what made a watch fail for good, such as a CRD that was removed."""
+    before = asyncio.all_tasks()
+    tasks = await kopf.spawn_tasks(
+        registry=handlers.handlers(cluster, wake=queue.add, relisted=resync.request),
+        settings=handlers.settings(),
+        standalone=True,
+        clusterwide=cluster.namespaces == (None,),
+        namespaces=[namespace for namespace in cluster.namespaces if namespace is not None],
+        stop_flag=stop,
+    )
+    # kopf has just taken the signals for itself; it would stop watching before the queue has drained.
+    _stop_on_signals(stop)
+    await kopf.run_tasks(tasks, ignored=before)
+
+
+async def _until(stop: asyncio.Event, *tasks: asyncio.Task[None]) -> None:
+    """Return when told to stop or when one of the tasks has ended; raise what it raised."""
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        done, _ = await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+    for task in done - {stopping}:
+        await task
+
+
+async def _cancel(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
