@@ -43,6 +43,9 @@ ResourceQuantity = Annotated[
 ]
 AccessMode = Literal["ReadWriteOnce", "ReadWriteOncePod", "ReadWriteMany"]
 
+_COMPONENT: Final = r"(\*{1,2}|\*?[a-z0-9._?-]+(\*[a-z0-9._?-]+)*\*?)"
+"""One component of a repository's name, with wildcards. No nested repetition, so that matching takes linear time."""
+
 _AS_SET: Final = {"x-kubernetes-list-type": "set"}
 
 
@@ -161,8 +164,6 @@ class Tls(OneOf):
     """Plain HTTP. Passwords and content cross the network unencrypted: only behind something that ends TLS, or on one
     machine."""
 
-    rules: ClassVar = ()
-
 
 # --- access
 
@@ -191,8 +192,9 @@ class Policy(Model):
                 str,
                 Field(max_length=255),
                 Matching(
-                    r"[a-z0-9*?][a-z0-9._/*?-]*",
-                    "must be a repository's name; * stands for any part of one component, ** for any components",
+                    rf"{_COMPONENT}(/{_COMPONENT})*",
+                    "must be a repository's name in lower case; * and ? stand for a part of a component, "
+                    "** for whole components, for example team/**",
                 ),
             ],
             ...,
