@@ -1,0 +1,1 @@
+"""The protocol on the wire: requests in, responses out."""

@@ -1,0 +1,308 @@
+"""The application: every request's way from the engine through login and permission to its handler, and back.
+
+engine ─► App ─► route ─► authenticate ─► authorize ─► handler ─► response, counted and logged
+"""
+
+import itertools
+import json
+import logging
+import re
+import secrets
+import time
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from registry_server.auth import AccessPolicy, Authenticator, TooManyAttempts, Unauthenticated, basic_challenge
+from registry_server.auth.subject import ANONYMOUS, Subject
+from registry_server.auth.tokens import Tokens
+from registry_server.health import StorageHealth
+from registry_server.http.engine import Exchange, Scope
+from registry_server.http.errors import error_response
+from registry_server.http.handlers import JSON, Handler
+from registry_server.http.message import File, Headers, Request, Response
+from registry_server.http.routes import METHODS, Resource, Target, find
+from registry_server.log import AccessLog
+from registry_server.metrics import CONTENT_TYPE, Metrics
+from registry_server.registry.errors import Denied, TooManyRequests, Unauthorized
+
+logger = logging.getLogger(__name__)
+
+API_VERSION: Final = ("docker-distribution-api-version", "registry/2.0")
+CLOSE: Final = ("connection", "close")
+NOT_FOUND: Final = b'{"errors":[{"code":"NOT_FOUND","message":"there is nothing at this path; the API is below /v2/"}]}'
+
+_REQUEST_ID = re.compile(r"[!-~]{1,128}")
+_HOST = re.compile(r"[A-Za-z0-9.\-:\[\]]{1,255}")
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """Who may do what."""
+
+    authenticator: Authenticator
+    policy: AccessPolicy
+    tokens: Tokens
+    realm: str
+
+    @property
+    def has_logins(self) -> bool:
+        return self.authenticator.enabled
+
+    @property
+    def anyone_may_something(self) -> bool:
+        """Whether clients without a login need a way in beside those with one."""
+        return self.policy.anyone_may("pull") or self.policy.anyone_may("push")
+
+
+@dataclass(slots=True)
+class App:
+    """The API port's application."""
+
+    handlers: dict[tuple[Resource, str], Handler]
+    security: Security
+    metrics: Metrics
+    access_log: AccessLog | None
+    health: StorageHealth
+    headers: Headers = field(default_factory=list)
+    """Added to every response (`http.headers`)."""
+    prefix: str = ""
+    """What paths begin with before `/v2/` (`http.prefix`), without its last slash."""
+    base_url: str = ""
+    """Scheme and host as clients see them (`http.host`); empty to take them from the request."""
+    _ids: "itertools.count[int]" = field(default_factory=itertools.count)
+    _id_prefix: str = field(default_factory=lambda: secrets.token_hex(6))
+
+    async def __call__(self, scope: Scope, protocol: Exchange, closing: bool) -> None:
+        """Answer one request, and ask for its connection to be closed if it is `closing`."""
+        began = time.perf_counter()
+        self.metrics.in_flight += 1
+        request = Request(scope.method, scope.path, scope.query_string, scope.headers, scope.client, _Body(protocol))
+        target, response = await self._respond(request, scope.scheme)
+        request_id = self._request_id(request)
+        response.headers += (API_VERSION, ("x-request-id", request_id), *self.headers)
+        if closing and scope.http_version == "1.1":
+            response.headers.append(CLOSE)
+        send(protocol, response, head=request.method == "HEAD")
+        seconds = time.perf_counter() - began
+        self.metrics.in_flight -= 1
+        sent = 0 if request.method == "HEAD" else response.length
+        route = "unknown" if target is None else target.resource
+        received = request.body.received if isinstance(request.body, _Body) else 0
+        method = request.method if request.method in _METHODS else "OTHER"
+        self.metrics.request(route, method, response.status, seconds, received, sent)
+        if self.access_log is not None:
+            self.access_log.write(
+                {
+                    "id": request_id,
+                    "remote": request.client,
+                    "user": request.user or "-",
+                    "method": request.method,
+                    "path": request.path,
+                    "status": response.status,
+                    "bytes": sent,
+                    "received": received,
+                    "duration_ms": round(seconds * 1000, 3),
+                    "agent": request.headers.get("user-agent") or "-",
+                }
+            )
+
+    async def _respond(self, request: Request, scheme: str) -> tuple[Target | None, Response]:
+        target: Target | None = None
+        try:
+            target = self._find(request.path)
+            if target is None:
+                return None, Response(404, [JSON], NOT_FOUND)
+            methods = METHODS[target.resource]
+            if request.method not in methods:
+                return target, _method_not_allowed(methods)
+            if target.resource in ("healthz", "readyz"):
+                return target, health_response(target.resource, self.health)
+            subject = await self._authenticate(request)
+            if target.resource == "token":
+                return target, self._token(request, subject)
+            self._authorize(subject, request, target)
+            method = (
+                "GET" if request.method == "HEAD" and (target.resource, "HEAD") not in self.handlers else request.method
+            )
+            handler = self.handlers[target.resource, method]
+            response = await handler(request, target, lambda name: self.security.policy.allows(subject, name, "pull"))
+            self._count(request, target, response)
+        except Unauthorized as error:
+            response = error_response(error)
+            response.headers.append(("www-authenticate", self._challenge(request, target, scheme)))
+            return target, response
+        except Exception as error:  # noqa: BLE001  (a client always gets an answer, and the log the reason)
+            return target, error_response(error)
+        return target, response
+
+    def _find(self, path: str) -> Target | None:
+        if self.prefix:
+            if not path.startswith(self.prefix) and path not in ("/healthz", "/readyz"):
+                return None
+            path = path.removeprefix(self.prefix)
+        return find(path)
+
+    async def _authenticate(self, request: Request) -> Subject:
+        """Who asks. Raises Unauthorized, TooManyRequests."""
+        credentials = request.headers.get("authorization")
+        if credentials is None or not self.security.has_logins:
+            return ANONYMOUS
+        if credentials[:7].lower() == "bearer ":
+            subject = self.security.tokens.subject(credentials[7:].strip())
+            if subject is None:
+                self.metrics.auth_failure("token")
+                raise Unauthorized("the token is not valid, or no longer")
+        else:
+            try:
+                subject = self.security.authenticator.authenticate_cached(credentials)
+                if subject is None:
+                    subject = await self.security.authenticator.authenticate(credentials)
+            except Unauthenticated as error:
+                self.metrics.auth_failure("password")
+                raise Unauthorized("user name or password is wrong") from error
+            except TooManyAttempts as error:
+                self.metrics.auth_failure("throttled")
+                raise TooManyRequests("too many logins are being checked; try again in a moment") from error
+        request.user = None if subject == ANONYMOUS else subject.name
+        return subject
+
+    def _authorize(self, subject: Subject, request: Request, target: Target) -> None:
+        """Raises Unauthorized for someone who might log in, Denied for someone who has."""
+        if target.resource == "base":
+            # A client learns here how to log in; where logins exist it must, if only to get a token for nobody.
+            allowed = not self.security.has_logins or request.headers.get("authorization") is not None
+        elif not target.repository:
+            # The catalog shows only what its reader may pull.
+            allowed = subject != ANONYMOUS or self.security.policy.anyone_may("pull")
+        else:
+            action = METHODS[target.resource][request.method]
+            allowed = self.security.policy.allows(subject, target.repository, action)
+        if allowed:
+            return
+        if subject == ANONYMOUS and self.security.has_logins:
+            raise Unauthorized
+        raise Denied
+
+    def _challenge(self, request: Request, target: Target | None, scheme: str) -> str:
+        """How to log in: with `Bearer` where there are also clients without a login, else with `Basic`."""
+        if not self.security.anyone_may_something or (target is not None and target.resource == "token"):
+            return basic_challenge(self.security.realm)
+        base, host = self._external(request, scheme)
+        challenge = f'Bearer realm="{base}{self.prefix}/auth/token",service="{host}"'
+        if target is not None and target.repository:
+            action = METHODS[target.resource][request.method]
+            actions = "pull,push" if action == "push" else action
+            challenge += f',scope="repository:{target.repository}:{actions}"'
+        if request.headers.get("authorization") is not None:
+            challenge += ',error="insufficient_scope"'
+        return challenge
+
+    def _external(self, request: Request, scheme: str) -> tuple[str, str]:
+        """The registry's URL and host as the client sees them."""
+        if self.base_url:
+            return self.base_url, urlsplit(self.base_url).netloc
+        host = request.headers.get("host") or "localhost"
+        if _HOST.fullmatch(host) is None:
+            host = "localhost"
+        forwarded = request.headers.get("x-forwarded-proto")
+        return f"{forwarded if forwarded in ('http', 'https') else scheme}://{host}", host
+
+    def _token(self, request: Request, subject: Subject) -> Response:
+        if not self.security.has_logins:
+            raise Denied("this registry has no logins")
+        headers: Headers = [JSON, ("cache-control", "no-store")]
+        return Response(200, headers, json.dumps(self.security.tokens.issue(subject)).encode())
+
+    def _count(self, request: Request, target: Target, response: Response) -> None:
+        if target.resource == "manifest" and response.status < 300:
+            if request.method == "GET":
+                self.metrics.repository(target.repository, "pull")
+            elif request.method == "PUT":
+                self.metrics.repository(target.repository, "push")
+        elif target.resource in ("uploads", "upload"):
+            event = _UPLOAD_EVENTS.get((request.method, response.status))
+            if event is not None:
+                self.metrics.upload(event)
+
+    def _request_id(self, request: Request) -> str:
+        """The client's own, if it sent a sane one, else one of ours."""
+        given = request.headers.get("x-request-id")
+        if given is not None and _REQUEST_ID.fullmatch(given):
+            return given
+        return f"{self._id_prefix}-{next(self._ids)}"
+
+
+@dataclass(frozen=True, slots=True)
+class DebugApp:
+    """The application of the debug port: health and metrics, without a login."""
+
+    health: StorageHealth
+    metrics: Metrics
+    metrics_path: str | None
+
+    async def __call__(self, scope: Scope, protocol: Exchange, closing: bool) -> None:
+        """Answer one request."""
+        send(protocol, self._respond(scope.method, scope.path), head=scope.method == "HEAD")
+
+    def _respond(self, method: str, path: str) -> Response:
+        if method not in ("GET", "HEAD"):
+            return _method_not_allowed(("GET", "HEAD"))
+        if path == self.metrics_path:
+            return Response(200, [("content-type", CONTENT_TYPE)], self.metrics.exposition())
+        if path in ("/healthz", "/readyz"):
+            return health_response(path[1:], self.health)
+        return Response(404, [("content-type", "text/plain")], b"here are /healthz, /readyz and the metrics\n")
+
+
+def health_response(resource: str, health: StorageHealth) -> Response:
+    """`healthz`: the process answers. `readyz`: the storage can be written and read, too."""
+    error = health.error if resource == "readyz" else None
+    body: dict[str, Any] = {"status": "ok"} if error is None else {"status": "unavailable", "storage": error}
+    return Response(200 if error is None else 503, [JSON, ("cache-control", "no-store")], json.dumps(body).encode())
+
+
+def send(protocol: Exchange, response: Response, *, head: bool) -> None:
+    """Hand a response to the engine."""
+    body = response.body
+    if head or body is None:
+        if head and body is not None:
+            response.headers.append(("content-length", str(response.length)))
+        protocol.response_empty(response.status, response.headers)
+    elif isinstance(body, File):
+        response.headers.append(("content-length", str(body.end - body.start)))
+        protocol.response_file_range(response.status, response.headers, body.path, body.start, body.end)
+    else:
+        protocol.response_bytes(response.status, response.headers, body)
+
+
+class _Body:
+    """A request's body, its bytes counted."""
+
+    __slots__ = ("_protocol", "received")
+
+    def __init__(self, protocol: Exchange) -> None:
+        self._protocol = protocol
+        self.received = 0
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for piece in self._protocol:
+            if piece:
+                self.received += len(piece)
+                yield piece
+
+
+_METHODS: Final = frozenset({"GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS"})
+_UPLOAD_EVENTS: Final = {
+    ("POST", 202): "started",
+    ("POST", 201): "finished",
+    ("PUT", 201): "finished",
+    ("PUT", 400): "failed",
+    ("DELETE", 204): "cancelled",
+}
+
+
+def _method_not_allowed(methods: Iterable[str]) -> Response:
+    body = b'{"errors":[{"code":"UNSUPPORTED","message":"the method is not allowed here"}]}'
+    return Response(405, [JSON, ("allow", ", ".join(methods))], body)

@@ -1,0 +1,175 @@
+"""Granian, which speaks HTTP/1, HTTP/2 and TLS in Rust. No other module knows of it.
+
+Granian's own process manager would reread certificates by replacing processes, and loses the connections that are
+queueing or shaking hands. Here a worker's process starts a second listener on the same socket instead, lets the first
+one stop accepting, and closes it when what it had accepted is done. That takes parts of Granian below its public
+interface, so its version is pinned.
+"""
+
+import asyncio
+import os
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from granian._futures import _future_watcher_wrapper, _new_cbscheduler
+from granian._granian import RSGIWorker, SocketHolder, WorkerSignal
+from granian.constants import HTTPModes, SSLProtocols
+
+BACKLOG: Final = 1024
+MAX_CONNECTIONS: Final = 4096
+"""Connections a worker serves at once; further ones wait in the backlog."""
+FILE_THREADS: Final = 64
+"""Threads that read files for responses."""
+
+
+class Scope(Protocol):
+    """The head of a request, as RSGI gives it."""
+
+    http_version: str
+    scheme: str
+    method: str
+    path: str
+    query_string: str
+    client: str
+    headers: Any
+
+
+class Exchange(Protocol):
+    """The way to a request's body and for its response, as RSGI gives it."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+    def response_empty(self, status: int, headers: list[tuple[str, str]]) -> None: ...
+    def response_bytes(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None: ...
+    def response_file_range(
+        self, status: int, headers: list[tuple[str, str]], file: str, start: int, end: int
+    ) -> None: ...
+
+
+Application = Callable[[Scope, Exchange, bool], Awaitable[None]]
+"""Answers one request; the flag says that its connection shall be closed afterwards."""
+
+
+class CertificateError(Exception):
+    """A certificate and a key that can't be served; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A certificate chain and its key, as they were read together."""
+
+    chain: bytes
+    key: bytes
+    minimum: SSLProtocols
+
+    @classmethod
+    def read(cls, chain: Path, key: Path, *, minimum: str) -> "Certificate":
+        """Raises CertificateError for files that are missing, damaged or do not belong together."""
+        try:
+            certificate = cls(chain.read_bytes(), key.read_bytes(), SSLProtocols(minimum))
+            with certificate.files() as (chain_file, key_file):
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(chain_file, key_file)
+        except OSError as error:  # ssl.SSLError is one
+            reason = getattr(error, "reason", None) or error.strerror or str(error)
+            raise CertificateError(f"certificate {chain} with key {key}: {reason}") from error
+        return certificate
+
+    @contextmanager
+    def files(self) -> Any:
+        """Paths to read both from, exactly as they were read, whatever is on disk by now."""
+        with _in_memory(self.chain) as chain, _in_memory(self.key) as key:
+            yield chain, key
+
+
+@contextmanager
+def _in_memory(content: bytes) -> Any:
+    descriptor = os.memfd_create("certificate")
+    try:
+        os.write(descriptor, content)
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket, which several processes may share. Raises OSError.
+
+    An empty host is every address of the machine, over IPv6 and IPv4 where there is IPv6.
+    """
+    if not host:
+        return socket.create_server(
+            ("", port),
+            family=socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET,
+            dualstack_ipv6=socket.has_dualstack_ipv6(),
+            backlog=BACKLOG,
+        )
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+
+
+class Listener:
+    """Accepts connections from a socket and hands their requests to an application, until closed."""
+
+    def __init__(
+        self, application: Application, sock: socket.socket, *, certificate: Certificate | None, http2: bool
+    ) -> None:
+        self._descriptor = os.dup(sock.fileno())
+        self._signal = WorkerSignal()
+        loop = asyncio.get_running_loop()
+        self._closed: asyncio.Future[None] = loop.create_future()
+        self._signal.add_cb(lambda: loop.call_soon_threadsafe(self._closed.set_result, None))
+        self._retired = False
+        answer = _future_watcher_wrapper(lambda scope, protocol: application(scope, protocol, self._retired))
+        scheduler = _new_cbscheduler(loop, answer, impl_asyncio=True)
+        mode = HTTPModes.auto if http2 else HTTPModes.http1
+        holder = SocketHolder(self._descriptor, False, BACKLOG)
+        if certificate is None:
+            worker = _worker(holder, mode, (False, None, None, None, str(SSLProtocols.tls12), None, [], False))
+            worker.serve_async(scheduler, loop, self._signal)
+        else:
+            with certificate.files() as (chain, key):
+                worker = _worker(holder, mode, (True, chain, key, None, str(certificate.minimum), None, [], False))
+                worker.serve_async(scheduler, loop, self._signal)
+
+    def retire(self) -> None:
+        """Leave new connections to other listeners on the same socket; those accepted end with their next response.
+
+        The descriptor Granian accepts from is replaced by a socket that nobody can connect to, so connections in the
+        backlog are not lost, nor are those in the middle of a handshake.
+        """
+        self._retired = True
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as nobody:
+            nobody.bind("")
+            nobody.listen(1)
+            nobody.setblocking(False)
+            os.dup2(nobody.fileno(), self._descriptor, inheritable=False)
+
+    async def close(self) -> None:
+        """Close idle connections, and the others when their requests are answered; returns when all are."""
+        self._signal.set()
+        await self._closed
+
+
+def _worker(holder: SocketHolder, mode: HTTPModes, tls: tuple[Any, ...]) -> RSGIWorker:
+    # In the order of Granian's RSGIWorker.
+    return RSGIWorker(
+        1,  # id
+        (None, holder),
+        None,  # channel for metrics
+        1,  # runtime threads
+        FILE_THREADS,
+        1,  # Python threads
+        30,  # their idle timeout in seconds
+        MAX_CONNECTIONS,
+        mode,
+        None,  # HTTP/1 settings
+        None,  # HTTP/2 settings
+        False,  # websockets
+        None,  # static files
+        *tls,
+        (None, None),  # metrics
+    )

@@ -1,0 +1,1 @@
+"""Which repository holds what under which tag."""

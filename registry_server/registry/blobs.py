@@ -1,0 +1,32 @@
+"""Blobs of a repository: finding one, forgetting one."""
+
+from registry_server.metadata.contract import Metadata
+from registry_server.reference import Digest
+from registry_server.registry.errors import BlobUnknown
+from registry_server.storage.contract import Storage, StoredBlob
+
+
+class Blobs:
+    """What a repository holds by digest."""
+
+    def __init__(self, storage: Storage, metadata: Metadata) -> None:
+        self._storage = storage
+        self._metadata = metadata
+
+    async def find(self, repository: str, digest: Digest) -> StoredBlob:
+        """Raises BlobUnknown, also for content that only other repositories hold.
+
+        A manifest can be read as a blob of its repository, as in distribution.
+        """
+        content = await self._metadata.linked_blob(repository, digest)
+        if content is None:
+            content = await self._metadata.linked_manifest(repository, digest)
+        blob = None if content is None else await self._storage.blob(content)
+        if blob is None:
+            raise BlobUnknown(detail={"digest": str(digest)})
+        return blob
+
+    async def delete(self, repository: str, digest: Digest) -> None:
+        """Take a blob from the repository; its content stays until garbage is collected. Raises BlobUnknown."""
+        if not await self._metadata.unlink_blob(repository, digest):
+            raise BlobUnknown(detail={"digest": str(digest)})

@@ -1,0 +1,104 @@
+"""Manifests of a repository: checked when pushed, found by tag or digest."""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Final
+
+from registry_server.metadata.contract import Metadata
+from registry_server.reference import CANONICAL, Digest
+from registry_server.registry.errors import DigestInvalid, ManifestBlobUnknown, ManifestUnknown
+from registry_server.registry.manifest import Manifest
+from registry_server.storage.contract import Storage
+
+logger = logging.getLogger(__name__)
+
+MAX_SIZE: Final = 4 << 20
+"""Bytes of a manifest; the specification asks for at least 4 MiB."""
+KEPT_BYTES: Final = 16 << 20
+"""Manifests a process keeps in memory; content-addressed, they can't go stale. Links are looked up each time."""
+KEPT_SIZE: Final = 256 << 10
+"""A larger manifest is read from storage each time."""
+
+
+class Manifests:
+    """What repositories hold by tag and by manifest digest."""
+
+    def __init__(self, storage: Storage, metadata: Metadata) -> None:
+        self._storage = storage
+        self._metadata = metadata
+        self._kept: OrderedDict[Digest, Manifest] = OrderedDict()
+        self._kept_bytes = 0
+
+    async def by_tag(self, repository: str, tag: str) -> tuple[Digest, Manifest]:
+        """Raises ManifestUnknown."""
+        digest = await self._metadata.tagged(repository, tag)
+        if digest is None:
+            raise ManifestUnknown(detail={"tag": tag})
+        return digest, await self.by_digest(repository, digest)
+
+    async def by_digest(self, repository: str, digest: Digest) -> Manifest:
+        """Raises ManifestUnknown."""
+        content = await self._metadata.linked_manifest(repository, digest)
+        manifest = None if content is None else await self._read(content)
+        if manifest is None:
+            raise ManifestUnknown(detail={"digest": str(digest)})
+        return manifest
+
+    async def put(self, repository: str, manifest: Manifest, digest: Digest, *, tags: Sequence[str] = ()) -> None:
+        """Store a manifest whose references are all there, and point tags to it.
+
+        `digest` names the manifest in whichever algorithm the client chose. Raises DigestInvalid, ManifestBlobUnknown.
+        """
+        content = Digest.of(manifest.content)
+        found = content if digest.algorithm == CANONICAL else Digest.of(manifest.content, digest.algorithm)
+        if found != digest:
+            raise DigestInvalid(detail={"digest": str(digest), "found": str(found)})
+        await self._check_references(repository, manifest)
+        await self._storage.write_blob(content, manifest.content)
+        await self._metadata.link_manifest(repository, digest, content, tags=tags)
+
+    async def delete(self, repository: str, digest: Digest) -> None:
+        """Take a manifest, and the tags that point to it, from the repository. Raises ManifestUnknown."""
+        if not await self._metadata.unlink_manifest(repository, digest):
+            raise ManifestUnknown(detail={"digest": str(digest)})
+
+    async def untag(self, repository: str, tag: str) -> None:
+        """Raises ManifestUnknown."""
+        if not await self._metadata.untag(repository, tag):
+            raise ManifestUnknown(detail={"tag": tag})
+
+    async def _check_references(self, repository: str, manifest: Manifest) -> None:
+        """An image's blobs must be there. An index may be sparse: its manifests may come later, or never."""
+        missing = [
+            str(blob)
+            for blob in manifest.blobs
+            if (content := await self._metadata.linked_blob(repository, blob)) is None
+            or await self._storage.blob(content) is None
+        ]
+        if missing:
+            raise ManifestBlobUnknown(detail=[{"digest": digest} for digest in missing])
+
+    async def _read(self, digest: Digest) -> Manifest | None:
+        kept = self._kept.get(digest)
+        if kept is not None:
+            self._kept.move_to_end(digest)
+            return kept
+        content = await self._storage.read_blob(digest)
+        if content is None:
+            return None
+        if Digest.of(content) != digest:
+            logger.error("the content of manifest %s is damaged in storage; it is not served", digest)
+            return None
+        manifest = Manifest.stored(content)
+        self._keep(digest, manifest)
+        return manifest
+
+    def _keep(self, digest: Digest, manifest: Manifest) -> None:
+        if len(manifest.content) > KEPT_SIZE:
+            return
+        self._kept[digest] = manifest
+        self._kept_bytes += len(manifest.content)
+        while self._kept_bytes > KEPT_BYTES:
+            _, dropped = self._kept.popitem(last=False)
+            self._kept_bytes -= len(dropped.content)

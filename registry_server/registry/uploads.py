@@ -1,0 +1,154 @@
+"""Uploads: how a blob comes into a repository.
+
+A session lives in storage, so whichever process gets the next request goes on with it. Nothing is a blob before its
+digest was compared.
+"""
+
+import logging
+import re
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Sequence
+from contextlib import AbstractContextManager, aclosing, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from registry_server.metadata.contract import Metadata
+from registry_server.reference import CANONICAL, Digest
+from registry_server.registry.errors import (
+    BlobUploadInvalid,
+    BlobUploadUnknown,
+    DigestInvalid,
+    RangeInvalid,
+    SizeInvalid,
+    TooManyRequests,
+)
+from registry_server.storage.contract import Storage, Upload, UploadBusy
+
+logger = logging.getLogger(__name__)
+
+_UPLOAD_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Part of a blob, as one request brings it."""
+
+    body: AsyncIterable[bytes]
+    length: int | None = None
+    """Bytes the request announced; None when it did not."""
+    span: tuple[int, int] | None = None
+    """First and last byte within the blob, when the request told."""
+
+
+class Uploads:
+    """The sessions of all repositories."""
+
+    def __init__(self, storage: Storage, metadata: Metadata) -> None:
+        self._storage = storage
+        self._metadata = metadata
+
+    async def start(self, repository: str) -> str:
+        """Begin a session; returns its id."""
+        return await self._storage.start_upload(repository)
+
+    async def mount(self, repository: str, digest: Digest, *, among: Sequence[str]) -> bool:
+        """Take over a blob that one of the repositories in `among` holds, if one does."""
+        source = await self._metadata.holder(digest, among=among)
+        content = None if source is None else await self._metadata.linked_blob(source, digest)
+        if content is None or await self._storage.blob(content) is None:
+            return False
+        await self._metadata.link_blob(repository, content, aliases=_aliases(digest))
+        return True
+
+    async def offset(self, repository: str, upload_id: str) -> int:
+        """Bytes received so far. Raises BlobUploadUnknown."""
+        with await self._open(repository, upload_id) as upload:
+            return upload.offset
+
+    async def append(self, repository: str, upload_id: str, chunk: Chunk) -> int:
+        """Add a chunk; returns the bytes received so far.
+
+        Raises BlobUploadUnknown, RangeInvalid, SizeInvalid, BlobUploadInvalid, TooManyRequests. The session stays.
+        """
+        with await self._open(repository, upload_id) as upload:
+            await _append(upload, chunk)
+            return upload.offset
+
+    async def finish(self, repository: str, upload_id: str, chunk: Chunk, digest: Digest) -> None:
+        """Add the last chunk and make the whole a blob of the repository.
+
+        Raises what `append` raises, and DigestInvalid, which ends the session.
+        """
+        with await self._open(repository, upload_id) as upload:
+            await _append(upload, chunk)
+            content = await upload.digest(CANONICAL)
+            found = content if digest.algorithm == CANONICAL else await upload.digest(digest.algorithm)
+            if found != digest:
+                await upload.cancel()
+                raise DigestInvalid(detail={"digest": str(digest), "found": str(found)})
+            await upload.commit()
+            await self._metadata.link_blob(repository, content, aliases=_aliases(digest))
+
+    async def cancel(self, repository: str, upload_id: str) -> None:
+        """Drop a session. Raises BlobUploadUnknown, TooManyRequests."""
+        with await self._open(repository, upload_id) as upload:
+            await upload.cancel()
+
+    async def purge(self, *, age: timedelta, dry_run: bool) -> None:
+        """Drop the sessions that nothing was added to for `age`."""
+        before = datetime.now(UTC) - age
+        for repository, upload_id in await self._storage.stale_uploads(before):
+            logger.info("upload %s of %s is unfinished since before %s", upload_id, repository, before.isoformat())
+            if not dry_run:
+                with suppress(BlobUploadUnknown, TooManyRequests):
+                    await self.cancel(repository, upload_id)
+
+    async def _open(self, repository: str, upload_id: str) -> AbstractContextManager[Upload]:
+        valid = _UPLOAD_ID.fullmatch(upload_id)
+        upload = await self._storage.open_upload(repository, upload_id) if valid else None
+        if upload is None:
+            raise BlobUploadUnknown(detail={"upload": upload_id[:64]})
+        return _held(upload)
+
+
+@contextmanager
+def _held(upload: Upload) -> Generator[Upload]:
+    try:
+        yield upload
+    except UploadBusy as error:
+        raise TooManyRequests(
+            "another request is writing to this upload; ask for its status and go on from there"
+        ) from error
+    finally:
+        upload.close()
+
+
+async def _append(upload: Upload, chunk: Chunk) -> None:
+    """Add a chunk where it belongs. What arrived of one that broke is kept: the client asks where to go on."""
+    expected = chunk.length
+    if chunk.span is not None:
+        first, last = chunk.span
+        if first != upload.offset:
+            raise RangeInvalid(
+                f"the upload holds {upload.offset} bytes; the next chunk must begin there", {"offset": upload.offset}
+            )
+        if expected is not None and expected != last - first + 1:
+            raise SizeInvalid(f"Content-Range spans {last - first + 1} bytes, Content-Length says {expected}")
+        expected = last - first + 1
+    async with aclosing(_at_most(chunk.body, expected)) as body:
+        received = await upload.append(body)
+    if expected is not None and received < expected:
+        raise BlobUploadInvalid(f"the body ended after {received} of {expected} bytes", {"offset": upload.offset})
+
+
+async def _at_most(body: AsyncIterable[bytes], limit: int | None) -> AsyncGenerator[bytes]:
+    remaining = limit
+    async for piece in body:
+        if remaining is not None:
+            remaining -= len(piece)
+            if remaining < 0:
+                raise SizeInvalid(f"the body has more than the {limit} bytes of its range")
+        yield piece
+
+
+def _aliases(digest: Digest) -> Sequence[Digest]:
+    return () if digest.algorithm == CANONICAL else (digest,)

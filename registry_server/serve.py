@@ -1,0 +1,349 @@
+"""A server's life: bind, start the workers, keep them running, end them.
+
+    run ─► prepare ─► supervise ─► stop            in the first process
+             └► worker: serve ─► drain             one a core, sharing the sockets
+
+Workers share nothing but storage, the listening sockets and the folder they publish their metrics in.
+"""
+
+import asyncio
+import ctypes
+import logging
+import multiprocessing
+import os
+import secrets
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Final
+
+import uvloop
+
+from registry_server import __version__, log
+from registry_server.auth import AccessPolicy, Authenticator
+from registry_server.auth.tokens import Tokens
+from registry_server.config import Address, Config, ConfigError, UploadPurging
+from registry_server.health import StorageHealth
+from registry_server.http.app import App, DebugApp, Security
+from registry_server.http.engine import Certificate, CertificateError, Listener, bind
+from registry_server.http.handlers import Handlers
+from registry_server.log import AccessLog
+from registry_server.metadata.layout import LayoutMetadata
+from registry_server.metrics import Metrics
+from registry_server.registry import Registry
+from registry_server.storage.contract import StorageError
+from registry_server.storage.filesystem import FilesystemStorage
+
+logger = logging.getLogger(__name__)
+
+WATCH_EVERY: Final = 1.0
+"""Seconds between looks at files that may change: certificates and logins."""
+MOVE_ON: Final = 5.0
+"""Seconds that clients of a replaced listener have to come back on a new connection before idle ones are closed."""
+CRASH_LOOP: Final = 5
+"""Workers that may end unasked within a minute before the server gives up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the first process hands to every worker."""
+
+    config: Config
+    api: socket.socket
+    debug: socket.socket | None
+    metrics_directory: Path
+    token_key: bytes
+
+
+def run(config: Config, *, workers: int) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code. Raises ConfigError for what can't be served."""
+    log.configure(level=config.log.level, formatter=config.log.formatter, fields=config.log.fields)
+    check(config)
+    with tempfile.TemporaryDirectory(prefix="regatta-metrics-") as directory:
+        secret = config.http.secret.get_secret_value()
+        shared = Shared(
+            config=config,
+            api=_bind(config.http.addr, "http.addr"),
+            debug=None if config.http.debug is None else _bind(config.http.debug.addr, "http.debug.addr"),
+            metrics_directory=Path(directory),
+            token_key=secret.encode() if secret else secrets.token_bytes(32),
+        )
+        _announce(shared, workers)
+        return Supervisor(shared, workers).run()
+
+
+def check(config: Config) -> None:
+    """Find out now what would otherwise only fail at the first request. Raises ConfigError."""
+    root = config.storage.filesystem.rootdirectory
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"storage.filesystem.rootdirectory: {root}: {error.strerror}; the server's user must be able to write there"
+        ) from error
+    _certificate(config)
+    _authenticator(config)
+
+
+class Supervisor:
+    """Keeps the workers running."""
+
+    def __init__(self, shared: Shared, count: int) -> None:
+        self._shared = shared
+        self._count = count
+        # Forked from a process with a single thread, workers share its memory and start within milliseconds.
+        self._context = multiprocessing.get_context("fork")
+        self._workers: dict[int, BaseProcess] = {}
+        self._deaths: list[float] = []
+        self._wake, self._waker = socket.socketpair()
+        self._stopping = False
+
+    def run(self) -> int:
+        """Returns the exit code."""
+        for handled in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(handled, self._stop)
+        for index in range(self._count):
+            self._start(index)
+        while not self._stopping:
+            wait([self._wake, *(worker.sentinel for worker in self._workers.values())])
+            if not self._stopping and not self._replace_the_dead():
+                self._end_all()
+                return 1
+        self._end_all()
+        return 0
+
+    def _stop(self, _number: int, _frame: Any) -> None:
+        self._stopping = True
+        self._waker.send(b"x")
+
+    def _start(self, index: int) -> None:
+        worker = self._context.Process(target=_worker, args=(self._shared, index), name=f"worker-{index}")
+        worker.start()
+        self._workers[index] = worker
+
+    def _replace_the_dead(self) -> bool:
+        """False when workers end too often for another try to help."""
+        for index, worker in list(self._workers.items()):
+            if worker.is_alive():
+                continue
+            logger.error("worker %d ended with exit code %s; starting another", index, worker.exitcode)
+            now = time.monotonic()
+            self._deaths = [death for death in self._deaths if now - death < 60] + [now]
+            if len(self._deaths) > CRASH_LOOP:
+                logger.error("workers keep ending; giving up")
+                return False
+            self._start(index)
+        return True
+
+    def _end_all(self) -> None:
+        logger.info("stopping: no new connections; requests in progress have %s", self._shared.config.http.draintimeout)
+        for worker in self._workers.values():
+            worker.terminate()
+        deadline = time.monotonic() + self._shared.config.http.draintimeout.total_seconds() + 2
+        for worker in self._workers.values():
+            worker.join(max(deadline - time.monotonic(), 0.1))
+            if worker.is_alive():
+                worker.kill()
+                worker.join()
+        logger.info("stopped")
+
+
+def _worker(shared: Shared, index: int) -> None:
+    """A worker's process."""
+    _end_with_parent()
+    # Ctrl-C reaches the whole foreground group; the first process decides when a worker ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(Worker(shared, index).serve())
+
+
+class Worker:
+    """One process that answers requests."""
+
+    def __init__(self, shared: Shared, index: int) -> None:
+        config = shared.config
+        self._shared = shared
+        self._index = index
+        self._metrics = Metrics(shared.metrics_directory)
+        filesystem = config.storage.filesystem
+        self._storage = FilesystemStorage(
+            str(filesystem.rootdirectory), max_threads=filesystem.maxthreads, observe=self._metrics.storage
+        )
+        self._health = StorageHealth(self._storage, config.health.storagedriver)
+        self._authenticator = _authenticator(config)
+        self._access_log = (
+            None
+            if config.log.accesslog.disabled
+            else AccessLog(formatter=config.log.formatter, fields=config.log.fields)
+        )
+        self._registry = Registry.over(self._storage, LayoutMetadata(self._storage))
+        self._app = self._build_app()
+        self._certificate = _certificate(config)
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    async def serve(self) -> None:
+        """Serve until SIGTERM."""
+        stop = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+        await self._health.check()
+        self._listener = self._listen()
+        debug = self._listen_debug()
+        background = [asyncio.create_task(work) for work in self._background()]
+        await stop.wait()
+        await self._drain(self._listener, debug)
+        for task in background:
+            task.cancel()
+        self._publish()
+
+    def _build_app(self) -> App:
+        config = self._shared.config
+        realm = config.auth.htpasswd.realm if config.auth.htpasswd else "Regatta"
+        base_url = "" if config.http.relativeurls else config.http.host.rstrip("/")
+        prefix = config.http.prefix.rstrip("/")
+        handlers = Handlers(
+            self._registry,
+            base_url=f"{base_url}{prefix}",
+            delete_enabled=config.storage.delete.enabled,
+            read_only=config.storage.maintenance.readonly.enabled,
+        )
+        return App(
+            handlers=handlers.table(),
+            security=Security(
+                authenticator=self._authenticator,
+                policy=AccessPolicy.from_config(config),
+                tokens=Tokens(self._shared.token_key),
+                realm=realm,
+            ),
+            metrics=self._metrics,
+            access_log=self._access_log,
+            health=self._health,
+            headers=[(name.lower(), value) for name, values in config.http.headers.items() for value in values],
+            prefix=prefix,
+            base_url=config.http.host.rstrip("/"),
+        )
+
+    def _listen(self) -> Listener:
+        http2 = not self._shared.config.http.http2.disabled
+        return Listener(self._app, self._shared.api, certificate=self._certificate, http2=http2)
+
+    def _listen_debug(self) -> Listener | None:
+        settings = self._shared.config.http.debug
+        if settings is None or self._shared.debug is None:
+            return None
+        path = settings.prometheus.path if settings.prometheus.enabled else None
+        app = DebugApp(self._health, self._metrics, path)
+        return Listener(app, self._shared.debug, certificate=None, http2=False)
+
+    def _background(self) -> list[Coroutine[Any, Any, None]]:
+        work = [self._health.watch(), self._publish_often(), self._watch_files()]
+        purging = self._shared.config.storage.maintenance.uploadpurging
+        if self._index == 0 and purging.enabled:
+            work.append(self._purge_uploads(purging))
+        return work
+
+    async def _publish_often(self) -> None:
+        while True:
+            await asyncio.sleep(0.1)
+            if self._access_log is not None:
+                self._access_log.flush()
+            if self._metrics.changed:
+                self._metrics.publish()
+
+    async def _purge_uploads(self, settings: UploadPurging) -> None:
+        while True:
+            try:
+                await self._registry.uploads.purge(age=settings.age, dry_run=settings.dryrun)
+            except StorageError as error:
+                logger.warning("could not purge unfinished uploads: %s", error)
+            await asyncio.sleep(settings.interval.total_seconds())
+
+    def _publish(self) -> None:
+        if self._access_log is not None:
+            self._access_log.flush()
+        self._metrics.publish()
+
+    async def _watch_files(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_EVERY)
+            self._authenticator.reload_if_changed()
+            self._reload_certificate()
+
+    def _reload_certificate(self) -> None:
+        """Serve a changed certificate from a new listener, and let the old one finish what it has."""
+        try:
+            certificate = _certificate(self._shared.config)
+        except ConfigError as error:
+            # Half of a pair was replaced so far, perhaps; what is served goes on.
+            logger.warning("%s; serving the previous certificate", error)
+            return
+        if certificate == self._certificate:
+            return
+        self._certificate = certificate
+        old, self._listener = self._listener, self._listen()
+        retiring = asyncio.create_task(self._retire(old))
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
+        logger.info("the certificate changed; new connections get the new one")
+
+    async def _retire(self, listener: Listener) -> None:
+        """Clients with a connection open meet `Connection: close` at their next request, and so never a closed one."""
+        listener.retire()
+        await asyncio.sleep(MOVE_ON)
+        await listener.close()
+
+    async def _drain(self, listener: Listener, debug: Listener | None) -> None:
+        listener.retire()
+        timeout = self._shared.config.http.draintimeout.total_seconds()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await listener.close()
+        if debug is not None:
+            debug.retire()
+
+
+def _certificate(config: Config) -> Certificate | None:
+    tls = config.http.tls
+    if tls is None:
+        return None
+    try:
+        return Certificate.read(tls.certificate, tls.key, minimum=tls.minimumtls)
+    except CertificateError as error:
+        raise ConfigError(f"http.tls: {error}") from error
+
+
+def _authenticator(config: Config) -> Authenticator:
+    htpasswd = config.auth.htpasswd
+    return Authenticator(None if htpasswd is None else htpasswd.path)
+
+
+def _bind(address: Address, key: str) -> socket.socket:
+    try:
+        return bind(address.host, address.port)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ConfigError(
+            f"{key}: cannot listen on {address}: {reason}; choose another address or end what listens there"
+        ) from error
+
+
+def _announce(shared: Shared, workers: int) -> None:
+    scheme = "http" if shared.config.http.tls is None else "https"
+    host, port = shared.api.getsockname()[:2]
+    logger.info("regatta %s listens on %s://[%s]:%d with %d worker(s)", __version__, scheme, host, port, workers)
+
+
+def _end_with_parent() -> None:
+    """Ask the kernel to end this worker when the first process is killed without a chance to do so (prctl(2))."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGTERM)

@@ -1,0 +1,340 @@
+"""distribution's layout on a POSIX file system.
+
+Reads of small files run on the event loop: they come from the page cache, and a thread would cost several times that.
+Writes, syncs and hashing run in threads.
+"""
+
+import asyncio
+import errno
+import hashlib
+import math
+import os
+import shutil
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime
+from fcntl import LOCK_EX, LOCK_NB, flock
+from typing import Any, Final, TypeVar
+
+from registry_server.reference import CANONICAL, Digest
+from registry_server.storage import durable
+from registry_server.storage.contract import StorageError, StorageFull, StoredBlob, UploadBusy
+
+T = TypeVar("T")
+
+COALESCE: Final = 1 << 20
+"""Bytes gathered before a write: fewer, larger writes, and hashing that lets go of the interpreter for long."""
+MAX_GATHERED: Final = 512
+"""Pieces gathered before a write, however small (a client chooses their size; the kernel takes 1,024)."""
+SETTLED: Final = 2.0
+"""Seconds after which a folder's modification time is sure to change with its next entry: its clock is coarse."""
+KEPT_HASHERS: Final = 4096
+"""Uploads whose hash state a process keeps; others are hashed again when they end."""
+
+
+Observer = Callable[[str, float], None]
+"""Gets the name of an operation and the seconds it took."""
+
+
+def _unobserved(operation: str, seconds: float) -> None:
+    """For those who don't ask."""
+
+
+class FilesystemStorage:
+    """The storage contract on a directory."""
+
+    def __init__(self, root_directory: str, *, max_threads: int = 100, observe: Observer = _unobserved) -> None:
+        self._root_directory = root_directory
+        self.root = os.path.join(root_directory, "docker/registry/v2")
+        self._observe = observe
+        self._threads = ThreadPoolExecutor(max_threads, thread_name_prefix="storage")
+        self._hashers: OrderedDict[str, _Progress] = OrderedDict()
+
+    async def blob(self, digest: Digest) -> StoredBlob | None:
+        path = self._blob_path(digest)
+        try:
+            return StoredBlob(os.stat(path).st_size, path)
+        except FileNotFoundError:
+            return None
+
+    async def read_blob(self, digest: Digest) -> bytes | None:
+        return _read(self._blob_path(digest))
+
+    async def write_blob(self, digest: Digest, content: bytes) -> None:
+        await self._in_thread("write_blob", durable.write_file, self._blob_path(digest), content)
+
+    async def start_upload(self, repository: str) -> str:
+        upload_id = str(uuid.uuid4())
+        await self._in_thread("start_upload", _start_upload, self._upload_path(repository, upload_id))
+        return upload_id
+
+    async def open_upload(self, repository: str, upload_id: str) -> "FilesystemUpload | None":
+        directory = self._upload_path(repository, upload_id)
+        try:
+            descriptor = os.open(f"{directory}/data", os.O_RDWR | os.O_APPEND)
+        except FileNotFoundError:
+            return None
+        return FilesystemUpload(self, directory, descriptor)
+
+    async def stale_uploads(self, before: datetime) -> list[tuple[str, str]]:
+        def search() -> list[tuple[str, str]]:
+            return [
+                (repository, upload_id)
+                for repository in _folders_with(f"{self.root}/repositories", "_uploads")
+                for upload_id in os.listdir(f"{self.root}/repositories/{repository}/_uploads")
+                if _last_touched(self._upload_path(repository, upload_id)) < before.timestamp()
+            ]
+
+        return await self._in_thread("search", search)
+
+    async def read(self, path: str) -> bytes | None:
+        return _read(f"{self.root}/{path}")
+
+    async def write(self, *files: tuple[str, bytes]) -> None:
+        def write_in_order() -> None:
+            for path, content in files:
+                durable.write_file(f"{self.root}/{path}", content)
+
+        await self._in_thread("write", write_in_order)
+
+    async def exists(self, path: str) -> bool:
+        return os.path.exists(f"{self.root}/{path}")
+
+    async def first_existing(self, paths: Sequence[str]) -> int | None:
+        def search() -> int | None:
+            return next((i for i, path in enumerate(paths) if os.path.exists(f"{self.root}/{path}")), None)
+
+        return await self._in_thread("search", search)
+
+    async def version(self, path: str) -> object | None:
+        try:
+            changed = os.stat(f"{self.root}/{path}").st_mtime_ns
+        except FileNotFoundError:
+            return 0
+        return changed if time.time() - changed / 1e9 > SETTLED else None
+
+    async def names(self, path: str) -> list[str]:
+        try:
+            return os.listdir(f"{self.root}/{path}")
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    async def walk(self, path: str, *, until: str) -> list[str]:
+        return await self._in_thread("walk", lambda: sorted(_folders_with(f"{self.root}/{path}", until)))
+
+    async def remove(self, path: str) -> bool:
+        return await self._in_thread("remove", _remove, f"{self.root}/{path}")
+
+    async def check(self) -> None:
+        await self._in_thread("check", self._check)
+
+    def _check(self) -> None:
+        probe = os.path.join(self._root_directory, f".regatta-health-{os.getpid()}")
+        content = os.urandom(16)
+        try:
+            os.makedirs(self._root_directory, exist_ok=True)
+            with open(probe, "wb", buffering=0) as file:
+                file.write(content)
+            if _read(probe) != content:
+                raise StorageError(f"{self._root_directory} gave back something else than was written")
+        finally:
+            with suppress(OSError):
+                os.unlink(probe)
+
+    def _blob_path(self, digest: Digest) -> str:
+        return f"{self.root}/blobs/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}/data"
+
+    def _upload_path(self, repository: str, upload_id: str) -> str:
+        return f"{self.root}/repositories/{repository}/_uploads/{upload_id}"
+
+    async def _in_thread(self, operation: str, work: Callable[..., T], *args: Any) -> T:
+        """Run blocking work in a thread, its failures said in the contract's terms."""
+        began = time.perf_counter()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StorageFull(str(error)) from error
+            raise StorageError(str(error)) from error
+        finally:
+            self._observe(operation, time.perf_counter() - began)
+
+
+class _Progress:
+    """The hash of an upload's first `offset` bytes."""
+
+    __slots__ = ("hasher", "offset")
+
+    def __init__(self) -> None:
+        self.hasher = hashlib.new(CANONICAL)
+        self.offset = 0
+
+
+class FilesystemUpload:
+    """An upload that this request has open."""
+
+    def __init__(self, storage: FilesystemStorage, directory: str, descriptor: int) -> None:
+        self._storage = storage
+        self._directory = directory
+        self._descriptor = descriptor
+        self._closed = False
+        self.offset = os.fstat(descriptor).st_size
+
+    async def append(self, body: AsyncIterator[bytes]) -> int:
+        self._lock()
+        progress = self._take_progress()
+        before = self.offset
+        gathered: list[bytes] = []
+        size = 0
+        writing: asyncio.Future[None] | None = None
+        try:
+            # The next pieces are received while the last ones are being written: at most twice COALESCE is held.
+            async for piece in body:
+                gathered.append(piece)
+                size += len(piece)
+                if size >= COALESCE or len(gathered) >= MAX_GATHERED:
+                    if writing is not None:
+                        await writing
+                    writing = asyncio.ensure_future(self._write(gathered, size, progress))
+                    gathered, size = [], 0
+        finally:
+            if writing is not None:
+                await writing
+            if gathered:
+                await self._write(gathered, size, progress)
+        if progress is not None:
+            self._storage._hashers[self._directory] = progress
+        return self.offset - before
+
+    async def digest(self, algorithm: str) -> Digest:
+        progress = self._storage._hashers.get(self._directory)
+        if algorithm == CANONICAL and progress is not None and progress.offset == self.offset:
+            return Digest.from_hasher(progress.hasher)
+        return await self._storage._in_thread("hash", _digest_of_file, f"{self._directory}/data", algorithm)
+
+    async def commit(self) -> None:
+        self._lock()
+        digest = await self.digest(CANONICAL)
+        await self._storage._in_thread("commit", self._commit, self._storage._blob_path(digest))
+        self._forget()
+
+    async def cancel(self) -> None:
+        self._lock()
+        await self._storage._in_thread("remove", _remove, self._directory)
+        self._forget()
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            os.close(self._descriptor)
+
+    def _commit(self, target: str) -> None:
+        """Content is synced before it gets its name, so a blob that can be seen is complete.
+
+        A blob that is already there is replaced by the same content, which mends one that a disk has damaged.
+        """
+        os.fsync(self._descriptor)
+        durable.move_file(f"{self._directory}/data", target)
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    async def _write(self, pieces: list[bytes], size: int, progress: "_Progress | None") -> None:
+        await self._storage._in_thread("append", self._write_and_hash, pieces, progress)
+        self.offset += size
+
+    def _write_and_hash(self, pieces: list[bytes], progress: "_Progress | None") -> None:
+        wanted = sum(map(len, pieces))
+        written = os.writev(self._descriptor, pieces)
+        if written < wanted:
+            durable.write_all(self._descriptor, b"".join(pieces)[written:])
+        if progress is not None:
+            for piece in pieces:
+                progress.hasher.update(piece)
+            progress.offset += wanted
+
+    def _take_progress(self) -> _Progress | None:
+        """The hash state, if this process has seen all the bytes so far."""
+        progress = self._storage._hashers.pop(self._directory, None)
+        if progress is None and self.offset == 0:
+            progress = _Progress()
+            while len(self._storage._hashers) >= KEPT_HASHERS:
+                self._storage._hashers.popitem(last=False)
+        return progress if progress is not None and progress.offset == self.offset else None
+
+    def _lock(self) -> None:
+        """Hold the upload against other requests, in this process and in others, until it is closed."""
+        try:
+            flock(self._descriptor, LOCK_EX | LOCK_NB)
+        except BlockingIOError as error:
+            raise UploadBusy from error
+        self.offset = os.fstat(self._descriptor).st_size
+
+    def _forget(self) -> None:
+        self._storage._hashers.pop(self._directory, None)
+        self.close()
+
+
+def _read(path: str) -> bytes | None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        size = os.fstat(descriptor).st_size
+        content = os.read(descriptor, size + 1)
+        while len(content) < size and (more := os.read(descriptor, size - len(content))):
+            content += more
+        return content
+    finally:
+        os.close(descriptor)
+
+
+def _start_upload(directory: str) -> None:
+    """Not synced: an upload that a power failure takes is begun anew."""
+    os.makedirs(directory)
+    with open(f"{directory}/startedat", "w", encoding="ascii") as file:
+        file.write(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+    with open(f"{directory}/data", "xb"):
+        pass
+
+
+def _last_touched(directory: str) -> float:
+    for path in (f"{directory}/data", directory):
+        with suppress(FileNotFoundError):
+            return os.stat(path).st_mtime
+    return math.inf
+
+
+def _digest_of_file(path: str, algorithm: str) -> Digest:
+    with open(path, "rb", buffering=0) as file:
+        return Digest.from_hasher(hashlib.file_digest(file, algorithm))
+
+
+def _remove(path: str) -> bool:
+    try:
+        if os.path.isdir(path):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
+    except FileNotFoundError:
+        return False
+    durable.sync_directory(os.path.dirname(path))
+    return True
+
+
+def _folders_with(root: str, until: str, prefix: str = "") -> list[str]:
+    found: list[str] = []
+    try:
+        with os.scandir(f"{root}/{prefix}") as entries:
+            names = [entry.name for entry in entries if entry.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return found
+    for name in names:
+        if name == until:
+            found.append(prefix.rstrip("/"))
+        elif not name.startswith("_"):
+            found.extend(_folders_with(root, until, f"{prefix}{name}/"))
+    return found
