@@ -210,10 +210,16 @@ class HTTP(Section):
     debug: Debug | None = None
 
 
+def _realm(realm: str) -> str:
+    if not (realm.isascii() and realm.isprintable()):
+        raise ValueError("must be of printable ASCII characters: it is part of a header")
+    return realm
+
+
 class Htpasswd(Section):
     """Logins from an htpasswd file with bcrypt hashes, read again when it changes."""
 
-    realm: Annotated[Text, Field(min_length=1)]
+    realm: Annotated[Text, Field(min_length=1), AfterValidator(_realm)]
     path: FilePath
 
 
