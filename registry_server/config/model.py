@@ -290,6 +290,16 @@ class Access(Section):
     policies: tuple[Policy, ...]
 
 
+class Manifests(Section):
+    """Which manifests may be pushed although something they list is not in the repository.
+
+    `indexes`: an index without some of its manifests, as when only some platforms are copied; `all`: images without
+    some of their blobs, too.
+    """
+
+    sparse: Literal["none", "indexes", "all"] = "indexes"
+
+
 def _version(value: Any) -> Any:
     return str(getattr(value, "text", value)) if isinstance(value, float) else value
 
@@ -306,3 +316,4 @@ class Config(Section):
     auth: Auth = Auth()
     health: Health = Health()
     access: Access | None = None
+    manifests: Manifests = Manifests()

@@ -1,0 +1,260 @@
+"""The `registry-server` command: serve a configuration, check one, write logins.
+
+Whatever a person can put right is one line on standard error, and exit code 2.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from registry_server import __version__
+from registry_server.config import Config, ConfigError, Policy, load
+from registry_server.config.cpus import available_cpus
+
+CONFIG_FAULT = 2
+
+
+class _Commands(click.Group):
+    """A group whose commands may raise ConfigError: each fault becomes a line for the person who called."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ConfigError as error:
+            _say(error.faults, "red")
+            ctx.exit(CONFIG_FAULT)
+
+
+def _say(lines: Sequence[str], colour: str) -> None:
+    for line in lines:
+        click.secho(line, fg=colour, err=True)
+
+
+_CONFIG = click.argument(
+    "config", type=click.Path(path_type=Path), envvar="REGISTRY_CONFIGURATION_PATH", metavar="CONFIG"
+)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, "-V", "--version", prog_name="registry-server")
+def main() -> None:
+    """A registry of container images and other OCI artifacts, over distribution's storage and configuration.
+
+    \b
+    Try it:
+      registry-server htpasswd ./htpasswd alice       # asks for a password
+      registry-server config check ./config.yml       # what would be served, and what is wrong
+      registry-server serve ./config.yml
+
+    \b
+    A configuration to begin with:
+      version: 0.1
+      storage: {filesystem: {rootdirectory: ./data}}
+      http: {addr: ":5000"}
+      auth: {htpasswd: {realm: Registry, path: ./htpasswd}}
+
+    Any setting can come from the environment as well: REGISTRY_HTTP_ADDR=:443 sets http.addr.
+    """
+
+
+@main.command()
+@_CONFIG
+@click.option("--workers", type=click.IntRange(1, 256), help="Processes; by default one for each CPU available.")
+def serve(config: Path, workers: int | None) -> None:
+    """Serve the registry that CONFIG describes.
+
+    It runs until SIGTERM or Ctrl-C; requests in progress then have http.draintimeout to end. Certificates and htpasswd
+    files are read again when they change.
+
+    \b
+    Examples:
+      registry-server serve /etc/regatta/config.yml
+      REGISTRY_LOG_LEVEL=debug registry-server serve ./config.yml --workers 2
+
+    Exit codes: 0 after a stop asked for, 2 for a configuration that cannot be served.
+    """
+    loaded = load(config, os.environ)
+    _say([f"warning: {warning}" for warning in loaded.warnings], "yellow")
+    from registry_server.serve import run
+
+    sys.exit(run(loaded.config, workers=workers or available_cpus()))
+
+
+@main.command()
+@click.argument("words", nargs=-1, required=True, metavar="[FILE] USER")
+@click.option(
+    "--cost",
+    type=click.IntRange(4, 16),
+    default=10,
+    show_default=True,
+    help="bcrypt's cost; one more doubles the time.",
+)
+def htpasswd(words: tuple[str, ...], cost: int) -> None:
+    """Print a line of an htpasswd file for USER, or put it into FILE.
+
+    The password is asked for, or read from standard input when that is no terminal; it is never an argument, which
+    other users of the machine could read. FILE is made if it is not there, and replaced in one step if it is: servers
+    that use it follow within seconds.
+
+    \b
+    Examples:
+      registry-server htpasswd /etc/regatta/auth/htpasswd alice
+      registry-server htpasswd ci < password.txt >> htpasswd
+    """
+    from registry_server.auth import htpasswd as file
+
+    if len(words) > 2:
+        raise click.UsageError("give [FILE] USER and nothing else; the password is read from standard input")
+    *path, user = words
+    try:
+        file.check_user(user)
+        line = file.entry(user, _password(), cost)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    if not path:
+        click.echo(line)
+        return
+    try:
+        new = file.write_entry(Path(path[0]), line)
+    except OSError as error:
+        raise ConfigError(f"{path[0]}: cannot be written: {error.strerror}; choose another file") from None
+    click.echo(f"{path[0]}: {'added' if new else 'changed the password of'} {user}", err=True)
+
+
+def _password() -> str:
+    if sys.stdin.isatty():
+        return str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
+    return sys.stdin.readline().rstrip("\r\n")
+
+
+@main.group(name="config")
+def config_group() -> None:
+    """Look at configurations without serving them."""
+
+
+@config_group.command()
+@_CONFIG
+@click.option("--format", "as_", type=click.Choice(["text", "json"]), default="text", help="json is for programs.")
+def check(config: Path, as_: str) -> None:
+    """Say what CONFIG would serve, and what is wrong with it.
+
+    Reads all that the configuration refers to, as `serve` does, and starts nothing. Secrets are not shown.
+
+    \b
+    Examples:
+      registry-server config check ./config.yml
+      registry-server config check ./config.yml --format json | jq .errors
+
+    Exit codes: 0 when it can be served, 2 when not.
+    """
+    try:
+        loaded = load(config, os.environ)
+        cautions = _examine(config, loaded.config)
+    except ConfigError as error:
+        if as_ == "text":
+            raise
+        click.echo(json.dumps({"valid": False, "errors": error.faults, "warnings": []}, indent=2))
+        sys.exit(CONFIG_FAULT)
+    warnings = [*loaded.warnings, *cautions]
+    if as_ == "json":
+        settings = _without_secrets(loaded.config)
+        click.echo(json.dumps({"valid": True, "errors": [], "warnings": warnings, "config": settings}, indent=2))
+        return
+    _say([f"warning: {warning}" for warning in warnings], "yellow")
+    _show(_summary(loaded.config))
+
+
+def _examine(path: Path, config: Config) -> list[str]:
+    """Reads certificate and logins as `serve` would; raises ConfigError, returns what is probably not meant."""
+    from registry_server.auth import Users
+    from registry_server.http.engine import Certificate, CertificateError
+
+    faults: list[str] = []
+    cautions: list[str] = []
+    if tls := config.http.tls:
+        try:
+            Certificate.read(tls.certificate, tls.key, minimum=tls.minimumtls)
+        except CertificateError as error:
+            faults.append(f"{path}: http.tls: {error}")
+    if config.auth.htpasswd:
+        try:
+            names = Users.load(config.auth.htpasswd.path).hashes
+        except ConfigError as error:
+            faults += error.faults
+        else:
+            cautions += _strangers(config, names)
+    if faults:
+        raise ConfigError(*faults)
+    return cautions
+
+
+def _strangers(config: Config, names: dict[str, bytes]) -> list[str]:
+    """Users that policies name and the htpasswd file does not have."""
+    path = config.auth.htpasswd.path if config.auth.htpasswd else ""
+    if not names:
+        return [f"{path} has no users, so nobody can log in; add one with: registry-server htpasswd {path} USER"]
+    return [
+        f"access.policies[{index}]: {subject} is not in {path}; correct the name or add the user"
+        for index, policy in enumerate(config.access.policies if config.access else ())
+        for subject in policy.subjects
+        if subject.startswith("user:") and subject.removeprefix("user:") not in names
+    ]
+
+
+def _without_secrets(config: Config) -> dict[str, Any]:
+    settings = config.model_dump(mode="json", exclude_none=True)
+    if settings["http"]["secret"]:
+        settings["http"]["secret"] = "***"  # noqa: S105  (what is shown instead of one)
+    return settings
+
+
+def _summary(config: Config) -> list[tuple[str, str]]:
+    """What is served where, a line a subject."""
+    http, storage, logins = config.http, config.storage, config.auth.htpasswd
+    scheme = "https" if http.tls else "http"
+    rows = [("registry", f"{scheme}://{http.addr.host or '*'}:{http.addr.port}{http.prefix.rstrip('/')}/v2/")]
+    if http.host:
+        rows.append(("seen as", http.host))
+    if http.tls:
+        rows.append(("certificate", f"{http.tls.certificate}, {http.tls.minimumtls} and above"))
+    writable = "read only" if storage.maintenance.readonly.enabled else "writable"
+    deletable = "deletes allowed" if storage.delete.enabled else "no deletes"
+    rows.append(("storage", f"{storage.filesystem.rootdirectory}, {writable}, {deletable}"))
+    rows.append(("logins", f"{logins.path}, realm {logins.realm}" if logins else "none: everyone is anonymous"))
+    if config.access is None:
+        who = "whoever logs in" if logins else "everyone"
+        rows.append(("access", f"{who} may do everything"))
+    else:
+        rows += [("access", _in_words(policy)) for policy in config.access.policies] or [("access", "nobody")]
+    if http.debug:
+        paths = ["/healthz", "/readyz", *([http.debug.prometheus.path] if http.debug.prometheus.enabled else [])]
+        rows.append(("debug", f"http://{http.debug.addr.host or '*'}:{http.debug.addr.port} {' '.join(paths)}"))
+    rows.append(("log", f"{config.log.level}, {config.log.formatter}"))
+    return rows
+
+
+def _in_words(policy: Policy) -> str:
+    what = policy.role or "+".join(policy.actions or ())
+    return f"{', '.join(policy.subjects)}: {what} on {', '.join(policy.repositories)}"
+
+
+def _show(rows: list[tuple[str, str]]) -> None:
+    if not sys.stdout.isatty():
+        width = max(len(name) for name, _ in rows)
+        for name, text in rows:
+            click.echo(f"{name:{width}}  {text}")
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold cyan", no_wrap=True)
+    for name, text in rows:
+        table.add_row(name, Text(text))
+    Console().print(table)
