@@ -19,6 +19,7 @@ def configure(*, level: str, formatter: str, fields: Mapping[str, Any]) -> None:
         JSONFormatter(fields) if formatter == "json" else logging.Formatter(_TEXT, "%Y-%m-%dT%H:%M:%S")
     )
     logging.basicConfig(level=LEVELS[level], handlers=[handler], force=True)
+    logging.getLogger("_granian").setLevel(max(LEVELS[level], logging.WARNING))
 
 
 _TEXT: Final = "%(asctime)s %(levelname)-7s %(message)s"

@@ -186,7 +186,7 @@ class Worker:
             if config.log.accesslog.disabled
             else AccessLog(formatter=config.log.formatter, fields=config.log.fields)
         )
-        self._registry = Registry.over(self._storage, LayoutMetadata(self._storage))
+        self._registry = Registry.over(self._storage, LayoutMetadata(self._storage), sparse=config.manifests.sparse)
         self._app = self._build_app()
         self._certificate = _certificate(config)
         self._retiring: set[asyncio.Task[None]] = set()

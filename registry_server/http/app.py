@@ -53,7 +53,7 @@ class Security:
     @property
     def anyone_may_something(self) -> bool:
         """Whether clients without a login need a way in beside those with one."""
-        return self.policy.anyone_may("pull") or self.policy.anyone_may("push")
+        return self.policy.may_list(ANONYMOUS)
 
 
 @dataclass(slots=True)
@@ -175,7 +175,7 @@ class App:
             allowed = not self.security.has_logins or request.headers.get("authorization") is not None
         elif not target.repository:
             # The catalog shows only what its reader may pull.
-            allowed = subject != ANONYMOUS or self.security.policy.anyone_may("pull")
+            allowed = self.security.policy.may_list(subject)
         else:
             action = METHODS[target.resource][request.method]
             allowed = self.security.policy.allows(subject, target.repository, action)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -26,10 +26,8 @@ from registry_server.registry.errors import (
 from registry_server.registry.lists import Page
 from registry_server.registry.manifest import OCI_INDEX, Manifest
 from registry_server.registry.manifests import MAX_SIZE
-from registry_server.registry.uploads import Chunk
+from registry_server.registry.uploads import Chunk, Visible
 
-Visible = Callable[[str], bool]
-"""Whether the asker may pull from a repository."""
 Handler = Callable[[Request, Target, Visible], Awaitable[Response]]
 
 JSON: Final = ("content-type", "application/json")
@@ -212,14 +210,10 @@ class Handlers:
         return digest, await self.registry.manifests.by_digest(target.repository, digest)
 
     async def _mount(self, repository: str, query: Any, visible: Visible) -> bool:
-        """A mount takes a blob only from where the asker may read (zot PR 4166 tells of the leak otherwise)."""
-        digest = _digest(query["mount"])
-        source = query.get("from")
-        if source is None:
-            among: Sequence[str] = await self.registry.lists.readable(visible)
-        else:
-            among = [source] if is_repository(source) and visible(source) else []
-        return await self.registry.uploads.mount(repository, digest, among=among)
+        digest, source = _digest(query["mount"]), query.get("from")
+        if source is not None and not is_repository(source):
+            return False
+        return await self.registry.uploads.mount(repository, digest, source=source, visible=visible)
 
     def _out_of_step(self, target: Target, error: RangeInvalid) -> Response:
         """A chunk that does not follow the last: the session stays, and the answer says where to go on."""

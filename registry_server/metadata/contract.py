@@ -18,6 +18,9 @@ class Metadata(Protocol):
     async def unlink_blob(self, repository: str, digest: Digest) -> bool:
         """False where there was no such link."""
 
+    async def candidates(self) -> Sequence[str]:
+        """All repositories that may hold a blob: also those to which no manifest was pushed yet."""
+
     async def holder(self, digest: Digest, *, among: Sequence[str]) -> str | None:
         """A repository among those given that holds a blob."""
 

@@ -32,6 +32,9 @@ class LayoutMetadata:
     async def unlink_blob(self, repository: str, digest: Digest) -> bool:
         return await self._storage.remove(_folder(_layer(repository, digest)))
 
+    async def candidates(self) -> Sequence[str]:
+        return await self._storage.walk("repositories", until="_layers")
+
     async def holder(self, digest: Digest, *, among: Sequence[str]) -> str | None:
         found = await self._storage.first_existing([_layer(repository, digest) for repository in among])
         return None if found is None else among[found]

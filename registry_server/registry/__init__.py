@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from registry_server.metadata.contract import Metadata
 from registry_server.registry.blobs import Blobs
 from registry_server.registry.lists import Lists
-from registry_server.registry.manifests import Manifests
+from registry_server.registry.manifests import Manifests, Sparse
 from registry_server.registry.referrers import Referrers
 from registry_server.registry.uploads import Uploads
 from registry_server.storage.contract import Storage
@@ -22,8 +22,8 @@ class Registry:
     lists: Lists
 
     @classmethod
-    def over(cls, storage: Storage, metadata: Metadata) -> "Registry":
-        manifests = Manifests(storage, metadata)
+    def over(cls, storage: Storage, metadata: Metadata, *, sparse: Sparse) -> "Registry":
+        manifests = Manifests(storage, metadata, sparse)
         return cls(
             blobs=Blobs(storage, metadata),
             uploads=Uploads(storage, metadata),

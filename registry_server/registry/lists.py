@@ -41,10 +41,6 @@ class Lists:
         repositories = [name for name in await self._metadata.repositories() if visible(name)]
         return _page(repositories, MAX_REPOSITORIES if count is None else min(count, MAX_REPOSITORIES), after)
 
-    async def readable(self, visible: Callable[[str], bool]) -> list[str]:
-        """Every repository the asker may see."""
-        return [name for name in await self._metadata.repositories() if visible(name)]
-
 
 def _page(entries: Sequence[str], count: int, after: str) -> Page:
     start = bisect_right(entries, after) if after else 0

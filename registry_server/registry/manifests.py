@@ -3,7 +3,7 @@
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 from registry_server.metadata.contract import Metadata
 from registry_server.reference import CANONICAL, Digest
@@ -21,10 +21,15 @@ KEPT_SIZE: Final = 256 << 10
 """A larger manifest is read from storage each time."""
 
 
+Sparse = Literal["none", "indexes", "all"]
+"""Which manifests may be pushed although something they list is not in the repository."""
+
+
 class Manifests:
     """What repositories hold by tag and by manifest digest."""
 
-    def __init__(self, storage: Storage, metadata: Metadata) -> None:
+    def __init__(self, storage: Storage, metadata: Metadata, sparse: Sparse) -> None:
+        self._sparse = sparse
         self._storage = storage
         self._metadata = metadata
         self._kept: OrderedDict[Digest, Manifest] = OrderedDict()
@@ -46,7 +51,7 @@ class Manifests:
         return manifest
 
     async def put(self, repository: str, manifest: Manifest, digest: Digest, *, tags: Sequence[str] = ()) -> None:
-        """Store a manifest whose references are all there, and point tags to it.
+        """Store a manifest, and point tags to it.
 
         `digest` names the manifest in whichever algorithm the client chose. Raises DigestInvalid, ManifestBlobUnknown.
         """
@@ -69,15 +74,18 @@ class Manifests:
             raise ManifestUnknown(detail={"tag": tag})
 
     async def _check_references(self, repository: str, manifest: Manifest) -> None:
-        """An image's blobs must be there. An index may be sparse: its manifests may come later, or never."""
-        missing = [
-            str(blob)
-            for blob in manifest.blobs
-            if (content := await self._metadata.linked_blob(repository, blob)) is None
-            or await self._storage.blob(content) is None
-        ]
+        missing: list[str] = []
+        if self._sparse != "all":
+            missing += [str(blob) for blob in manifest.blobs if not await self._has_blob(repository, blob)]
+        if self._sparse == "none":
+            linked = self._metadata.linked_manifest
+            missing += [str(child) for child in manifest.manifests if await linked(repository, child) is None]
         if missing:
             raise ManifestBlobUnknown(detail=[{"digest": digest} for digest in missing])
+
+    async def _has_blob(self, repository: str, digest: Digest) -> bool:
+        content = await self._metadata.linked_blob(repository, digest)
+        return content is not None and await self._storage.blob(content) is not None
 
     async def _read(self, digest: Digest) -> Manifest | None:
         kept = self._kept.get(digest)

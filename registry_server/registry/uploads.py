@@ -6,7 +6,7 @@ digest was compared.
 
 import logging
 import re
-from collections.abc import AsyncGenerator, AsyncIterable, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Sequence
 from contextlib import AbstractContextManager, aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,6 +22,9 @@ from registry_server.registry.errors import (
     TooManyRequests,
 )
 from registry_server.storage.contract import Storage, Upload, UploadBusy
+
+Visible = Callable[[str], bool]
+"""Whether the asker may read a repository."""
 
 logger = logging.getLogger(__name__)
 
@@ -50,9 +53,13 @@ class Uploads:
         """Begin a session; returns its id."""
         return await self._storage.start_upload(repository)
 
-    async def mount(self, repository: str, digest: Digest, *, among: Sequence[str]) -> bool:
-        """Take over a blob that one of the repositories in `among` holds, if one does."""
-        source = await self._metadata.holder(digest, among=among)
+    async def mount(self, repository: str, digest: Digest, *, source: str | None, visible: Visible) -> bool:
+        """Take over a blob from another repository: from `source`, or from any that holds it when that is not said.
+
+        It is taken only from where the asker may read; zot PR #4166 tells of the leak otherwise.
+        """
+        candidates = await self._metadata.candidates() if source is None else [source]
+        source = await self._metadata.holder(digest, among=[name for name in candidates if visible(name)])
         content = None if source is None else await self._metadata.linked_blob(source, digest)
         if content is None or await self._storage.blob(content) is None:
             return False
