@@ -30,8 +30,8 @@ def check_metadata(metadata: Mapping[str, Any]) -> Iterator[Violation]:
         yield Violation(
             "metadata.name",
             f"Invalid value: {json.dumps(name)}: a lowercase RFC 1123 subdomain must consist of lower case "
-            "alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', "
-            rf"regex used for validation is '{_DNS_SUBDOMAIN.pattern}')",
+            "alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character "
+            f"(e.g. 'example.com', regex used for validation is '{_DNS_SUBDOMAIN.pattern}')",
         )
     elif len(name) > _LONGEST_NAME:
         yield Violation("metadata.name", f'Invalid value: "{name}": must be no more than {_LONGEST_NAME} characters')

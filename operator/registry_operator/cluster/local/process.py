@@ -1,0 +1,72 @@
+"""One child process: its own session, its output in a log file, gone when we are."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from registry_operator.cluster.local.log import RotatingLog
+
+_LAUNCHER: Final = Path(__file__).with_name("launcher.py")
+_CHUNK: Final = 64 * 2**10
+
+
+class Process:
+    """A running command. It has no part in our terminal's Ctrl-C; `stop` ends it, and so does our own end."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: RotatingLog) -> None:
+        self._process = process
+        self._log = log
+        self._ended = asyncio.create_task(self._until_end())
+        self.pid: Final = process.pid
+
+    @classmethod
+    async def start(cls, command: Sequence[str], *, environment: Mapping[str, str], cwd: Path, log: Path) -> "Process":
+        """Start the command with this environment and no other."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), *command),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=environment,
+            cwd=cwd,
+            start_new_session=True,
+        )
+        return cls(process, RotatingLog(log))
+
+    async def ended(self) -> int:
+        """Wait for the end; returns the exit code, negative for a signal. A cancelled wait leaves the process alone."""
+        return await asyncio.shield(self._ended)
+
+    async def stop(self, *, grace: float) -> None:
+        """Ask the process to end; end it after `grace` seconds."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(grace):
+                await self.ended()
+        except TimeoutError:
+            self.kill()
+            await self.ended()
+
+    def kill(self) -> None:
+        """End the process and whatever it started, now."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    async def _until_end(self) -> int:
+        pump = asyncio.create_task(self._pump())
+        code = await self._process.wait()
+        self.kill()  # what it left behind
+        await pump
+        self._log.close()
+        return code
+
+    async def _pump(self) -> None:
+        assert self._process.stdout is not None  # noqa: S101, it was asked for
+        while content := await self._process.stdout.read(_CHUNK):
+            self._log.write(content)
