@@ -76,18 +76,23 @@ class Users:
             raise HtpasswdError(f"{path}: cannot be read: {error.strerror}; {hint}") from None
         except UnicodeDecodeError:
             raise HtpasswdError(f"{path}: is not a text in UTF-8; save it as such") from None
-        hashes: dict[str, bytes] = {}
-        costs: Counter[int] = Counter()
-        faults: list[str] = []
-        for number, user, hashed in _entries(text):
-            if fault := _fault(user, hashed, user in hashes):
-                faults.append(f"{path}:{number}: {fault}")
-            else:
-                hashes[user] = hashed.encode()
-                costs[_cost(hashed)] += 1
-        if faults:
-            raise HtpasswdError(*faults)
+        hashes = parse(text, source=str(path))
+        costs = Counter(map(_cost, hashes.values()))
         return cls(hashes, stamp, _dummy(costs.most_common(1)[0][0] if costs else DEFAULT_COST))
+
+
+def parse(text: str, *, source: str) -> dict[str, bytes]:
+    """Users and their hashes in a file's text; raises HtpasswdError with every fault, each led by `source:line`."""
+    hashes: dict[str, bytes] = {}
+    faults: list[str] = []
+    for number, user, hashed in _entries(text):
+        if fault := _fault(user, hashed, user in hashes):
+            faults.append(f"{source}:{number}: {fault}")
+        else:
+            hashes[user] = hashed.encode()
+    if faults:
+        raise HtpasswdError(*faults)
+    return hashes
 
 
 def _entries(text: str) -> Iterator[tuple[int, str, str]]:
@@ -112,7 +117,7 @@ def _fault(user: str, hashed: str, again: bool) -> str | None:
     return f"user {user} has {kind} hash; only bcrypt is safe: make a new one with: registry-server htpasswd USER"
 
 
-def _cost(hashed: str) -> int:
+def _cost(hashed: bytes) -> int:
     return int(hashed[4:6])
 
 

@@ -1,0 +1,164 @@
+"""One Registry, from what is to what shall be.
+
+observe: tls, accounts, storage ──► plan ──► apply ──► rollout ──► prune ──► status
+         each alone may find a Fault: then nothing is changed, and the status says all of them
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from pydantic import ValidationError
+
+from registry_operator.api.kinds import DEPLOYMENT, PERSISTENT_VOLUME_CLAIM, SECRET
+from registry_operator.api.names import child_name
+from registry_operator.api.placement import Placement
+from registry_operator.api.registry import LoginStatus, Metadata, Registry, RegistryStatus
+from registry_operator.cluster.protocol import Cluster, Key, Manifest
+from registry_operator.plan import Facts, Login, plan_registry
+from registry_operator.plan.registry import certificate_secret_name, claim_name, users_secret_name
+from registry_operator.reconcile.apply import ensure, find, key_of, prune
+from registry_operator.reconcile.fault import Fault, Faults
+from registry_operator.reconcile.registry.accounts import observe_login
+from registry_operator.reconcile.registry.rollout import Rollout, read_rollout
+from registry_operator.reconcile.registry.status import Verdict, judge, previous_status, report
+from registry_operator.reconcile.registry.storage import Volume, check_class, observe_volume, phase, storage_status
+from registry_operator.reconcile.registry.tls import Tls, observe_tls
+
+RETRY_SECONDS: Final = 60.0
+"""Until the next look at what isn't as it shall be. Most causes wake us when they go; this catches the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a reconcile asks for."""
+
+    requeue_after: float | None = None
+    """Seconds until the next look without a cause; None for none."""
+
+
+async def reconcile_registry(cluster: Cluster, key: Key, *, clock: Callable[[], datetime]) -> Outcome:
+    """Makes a Registry's children what they shall be, and tells in its status what they are.
+
+    A Registry that is broken is degraded, with no error raised; one that is gone, or going, is left to the cluster.
+    `clock` gives times in UTC. Raises Unavailable.
+    """
+    manifest = await cluster.get(key)
+    if manifest is None or "deletionTimestamp" in manifest["metadata"]:
+        return Outcome()
+    now = clock()
+    reconciliation = _Reconciliation(cluster, manifest)
+    await reconciliation.run(now)
+    await report(cluster, key, manifest, reconciliation.status(), reconciliation.verdicts(), now)
+    return Outcome(reconciliation.next_look(now))
+
+
+class _Reconciliation:
+    """One pass: what was found on the way. None is what a fault kept from being known."""
+
+    def __init__(self, cluster: Cluster, manifest: Manifest) -> None:
+        self.cluster = cluster
+        self.manifest = manifest
+        self.registry, invalid = _parsed(manifest)
+        self.placement: Placement = cluster.placement(manifest)
+        self.faults = Faults(*invalid)
+        self.tls: Tls | None = None
+        self.login: Login | None = None
+        self.volume: Volume | None = None
+        self.applied = False
+        self.deployment: Manifest | None = None
+
+    async def run(self, now: datetime) -> None:
+        if not self.faults:
+            await self._observe(now)
+        if not self.faults:
+            await self._apply()
+        if self.deployment is None:
+            with self.faults.collected():
+                name = child_name(self.registry.metadata.name)
+                self.deployment = await find(self.cluster, DEPLOYMENT, name, self.registry)
+
+    async def _observe(self, now: datetime) -> None:
+        with self.faults.collected():
+            self.tls = await observe_tls(self.cluster, self.registry, self.placement, now)
+        with self.faults.collected():
+            self.login = await observe_login(self.cluster, self.registry)
+        with self.faults.collected():
+            self.volume = await observe_volume(self.cluster, self.registry)
+
+    async def _apply(self) -> None:
+        assert self.tls is not None  # noqa: S101, without faults all is known
+        assert self.volume is not None  # noqa: S101
+        facts = Facts(own_tls=self.tls.own, login=self.login, access_modes=self.volume.access_modes)
+        desired = plan_registry(self.registry, facts, self.placement)
+        with self.faults.collected():
+            for child in desired:
+                live = await ensure(self.cluster, child, self.registry)
+                match key_of(child).kind:
+                    case kind if kind == PERSISTENT_VOLUME_CLAIM:
+                        self.volume = Volume(self.volume.access_modes, live)
+                    case kind if kind == DEPLOYMENT:
+                        self.deployment = live
+            self.applied = True
+            await check_class(self.cluster, self.volume.claim)
+            # Pods of the template before may still need what the one after doesn't.
+            if self.rollout.complete:
+                await prune(self.cluster, desired, self.registry, keep=_named(self.registry))
+
+    @property
+    def rollout(self) -> Rollout:
+        return read_rollout(self.deployment)
+
+    @property
+    def claim(self) -> Manifest | None:
+        return self.volume.claim if self.volume else None
+
+    def status(self) -> RegistryStatus:
+        """What is known now, and what was known before of what a fault hides."""
+        before = RegistryStatus() if self.applied else previous_status(self.manifest)
+        return RegistryStatus(
+            address=self.placement.address,
+            addresses=_addresses(self.placement),
+            version=self.registry.spec.image.effective_tag if self.applied else before.version,
+            storage=storage_status(self.claim) if self.claim else before.storage,
+            certificate=self.tls.status if self.tls else before.certificate,
+            login=LoginStatus(secret_name=users_secret_name(self.registry)) if self.login else before.login,
+        )
+
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """The conditions."""
+        waits_for = None
+        if self.claim and phase(self.claim) == "Pending":
+            waits_for = f"a volume: PersistentVolumeClaim {self.claim['metadata']['name']} is Pending"
+        return judge(self.faults.as_one(), self.rollout, self.placement.address, waits_for=waits_for)
+
+    def next_look(self, now: datetime) -> float | None:
+        """Seconds until time alone may change something."""
+        if self.faults or not self.rollout.complete:
+            return RETRY_SECONDS
+        if self.tls is None or self.tls.look_again is None:
+            return None
+        return max((self.tls.look_again - now).total_seconds(), 0.0) + 1.0
+
+
+def _parsed(manifest: Manifest) -> tuple[Registry, list[Fault]]:
+    """The Registry of a manifest. One that isn't valid has an empty spec, and a fault that says what is wrong."""
+    try:
+        return Registry.model_validate({**manifest, "status": None}), []
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        bare = Registry(metadata=Metadata.model_validate(manifest["metadata"]))
+        return bare, [Fault("InvalidSpec", f"{faults}; correct it, or bring the operator to the version of its CRDs")]
+
+
+def _addresses(placement: Placement) -> tuple[str, ...]:
+    port = placement.address.rpartition(":")[2]
+    return tuple(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host in placement.hosts)
+
+
+def _named(registry: Registry) -> list[Key]:
+    """What the spec names itself. It may well be what was generated before: then it is the user's now."""
+    names = [(SECRET, certificate_secret_name(registry)), (SECRET, users_secret_name(registry))]
+    names.append((PERSISTENT_VOLUME_CLAIM, claim_name(registry)))
+    return [Key(kind, registry.metadata.namespace, name) for kind, name in names if name]
