@@ -9,7 +9,7 @@ from typing import Any, Final, TextIO
 
 LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 FLUSH_AFTER: Final = 100
-"""Lines that are held back at most, for fewer writes; whatever is held is written each tenth of a second."""
+"""Lines that are held back at most, for fewer writes."""
 
 
 def configure(*, level: str, formatter: str, fields: Mapping[str, Any]) -> None:

@@ -59,8 +59,7 @@ STORAGE: Final = Family(
 HISTOGRAMS: Final = (DURATIONS, STORAGE)
 
 IN_FLIGHT: Final = Family("regatta_http_requests_in_flight", "Requests being answered.")
-UPLOADING: Final = Family("regatta_uploads_in_flight", "Requests that are bringing part of a blob.")
-GAUGES: Final = (IN_FLIGHT, UPLOADING)
+GAUGES: Final = (IN_FLIGHT,)
 
 
 class Metrics:
@@ -75,7 +74,6 @@ class Metrics:
         }
         self._repositories: set[str] = set()
         self.in_flight = 0
-        self.uploading = 0
         self.changed = False
         """Whether something was counted since the last `publish`."""
         self._requests = self._counters[REQUESTS.name]
@@ -122,7 +120,7 @@ class Metrics:
             "pid": os.getpid(),
             "counters": {name: _pairs(values) for name, values in self._counters.items()},
             "histograms": {name: _pairs(values) for name, values in self._histograms.items()},
-            "gauges": {IN_FLIGHT.name: self.in_flight, UPLOADING.name: self.uploading},
+            "gauges": {IN_FLIGHT.name: self.in_flight},
         }
         temporary = self._file.with_suffix(".tmp")
         temporary.write_text(json.dumps(snapshot))

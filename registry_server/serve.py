@@ -46,6 +46,10 @@ logger = logging.getLogger(__name__)
 
 WATCH_EVERY: Final = 1.0
 """Seconds between looks at files that may change: certificates and logins."""
+FLUSH_EVERY: Final = 0.1
+"""Seconds a line of the access log waits for others at most."""
+PUBLISH_EVERY: Final = 1.0
+"""Seconds after which a scrape by way of another worker sees what this one has counted."""
 MOVE_ON: Final = 5.0
 """Seconds that clients of a replaced listener have to come back on a new connection before idle ones are closed."""
 CRASH_LOOP: Final = 5
@@ -245,17 +249,20 @@ class Worker:
         return Listener(app, self._shared.debug, certificate=None, http2=False)
 
     def _background(self) -> list[Coroutine[Any, Any, None]]:
-        work = [self._health.watch(), self._publish_often(), self._watch_files()]
+        work = [self._health.watch(), self._flush_log(), self._publish_metrics(), self._watch_files()]
         purging = self._shared.config.storage.maintenance.uploadpurging
         if self._index == 0 and purging.enabled:
             work.append(self._purge_uploads(purging))
         return work
 
-    async def _publish_often(self) -> None:
+    async def _flush_log(self) -> None:
+        while self._access_log is not None:
+            await asyncio.sleep(FLUSH_EVERY)
+            self._access_log.flush()
+
+    async def _publish_metrics(self) -> None:
         while True:
-            await asyncio.sleep(0.1)
-            if self._access_log is not None:
-                self._access_log.flush()
+            await asyncio.sleep(PUBLISH_EVERY)
             if self._metrics.changed:
                 self._metrics.publish()
 
