@@ -183,7 +183,7 @@ class Policy(Model):
             ],
             ...,
         ],
-        Field(min_length=1, max_length=64, json_schema_extra=_AS_SET),
+        Field(min_length=1, max_length=32, json_schema_extra=_AS_SET),
     ]
     """Who: `anonymous` (everyone, logged in or not), `authenticated` (everyone who has logged in), `user:NAME`."""
     repositories: Annotated[
@@ -199,7 +199,7 @@ class Policy(Model):
             ],
             ...,
         ],
-        Field(min_length=1, max_length=64, json_schema_extra=_AS_SET),
+        Field(min_length=1, max_length=32, json_schema_extra=_AS_SET),
     ]
     """Where: names of repositories. `*` matches within one component of a name, `**` any number of components:
     `team/**` matches `team/app` and `team/app/web`; `**` matches all."""
