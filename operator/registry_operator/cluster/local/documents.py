@@ -58,7 +58,10 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def parse(path: Path) -> Iterator[Document]:
-    """The manifests of a file, those of a List one by one. Raises OSError, UnicodeDecodeError, YAMLError, NoManifest."""
+    """The manifests of a file, those of a List one by one.
+
+    Raises OSError, UnicodeDecodeError, YAMLError, NoManifest.
+    """
     for document in yaml.load_all(path.read_text(), Loader=_Loader):
         if document is None:
             continue

@@ -1,7 +1,11 @@
 """The log files of processes: bounded in size, kept over restarts."""
 
+import os
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from registry_operator.cluster.local.state import make_private_directory
 
@@ -9,6 +13,9 @@ SIZE_LIMIT: Final = 10 * 2**20
 """Bytes of a log file before it is put aside."""
 KEPT: Final = 2
 """Files put aside: NAME.log.1 is newer than NAME.log.2."""
+
+_POLL: Final = 0.2
+"""Seconds between looks for new lines."""
 
 
 class RotatingLog:
@@ -54,3 +61,51 @@ def last_line(path: Path) -> str:
     except FileNotFoundError:
         return ""
     return lines[-1] if lines else ""
+
+
+def read_lines(path: Path, *, tail: int | None = None) -> Iterator[str]:
+    """The lines of a log with those put aside, oldest first; the last `tail` of them."""
+    if not path.exists():
+        return iter(())
+    with path.open("rb") as file:
+        return iter(_past(path, file, tail))
+
+
+def follow_lines(path: Path, *, tail: int | None = None) -> Iterator[str]:
+    """The lines of a log, then new ones as they come, for ever; through rotations, and before there is a log."""
+    while not path.exists():
+        time.sleep(_POLL)
+    file = path.open("rb")
+    yield from _past(path, file, tail)
+    while True:
+        rotated = not _is_open(path, file)
+        yield from _whole_lines(file)
+        if rotated and path.exists():
+            file.close()
+            file = path.open("rb")
+        else:
+            time.sleep(_POLL)
+
+
+def _past(path: Path, file: BinaryIO, tail: int | None) -> Sequence[str]:
+    lines: deque[str] = deque(maxlen=tail)
+    for number in range(KEPT, 0, -1):
+        if (older := aside(path, number)).exists():
+            with older.open("rb") as put_aside:
+                lines.extend(_whole_lines(put_aside))
+    lines.extend(_whole_lines(file))
+    return lines
+
+
+def _whole_lines(file: BinaryIO) -> Iterator[str]:
+    """The lines from here to the end; one that is still being written is left for later."""
+    while (line := file.readline()).endswith(b"\n"):
+        yield line[:-1].decode(errors="replace")
+    file.seek(-len(line), os.SEEK_CUR)
+
+
+def _is_open(path: Path, file: BinaryIO) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False

@@ -4,9 +4,6 @@ What stands in the files is what shall be, as with `kubectl apply --prune`: an o
 Objects remember their file, so that another `up` with other files leaves them alone.
 """
 
-import base64
-import binascii
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +15,7 @@ from registry_operator.api.crd import crd
 from registry_operator.api.kinds import CONFIG_MAP, PERSISTENT_VOLUME_CLAIM, REGISTRY, SECRET
 from registry_operator.api.registry import Registry
 from registry_operator.cluster.local.documents import Document, NoManifest, explain, parse
-from registry_operator.cluster.local.metadata import check_metadata
+from registry_operator.cluster.local.inputs import check_input
 from registry_operator.cluster.local.schema import Invalid, Validator
 from registry_operator.cluster.local.store import ObjectStore, key_of
 from registry_operator.cluster.protocol import Key, Manifest
@@ -180,7 +177,7 @@ class Admission:
             old = self._store.get(_declared_key(manifest))
             admitted = self._validator.admit(manifest, old)
         else:
-            admitted = _checked_input(manifest)
+            admitted = check_input(manifest)
         admitted["metadata"].setdefault("namespace", "default")
         return admitted
 
@@ -195,31 +192,3 @@ def _declared_key(manifest: Manifest) -> Key:
     metadata = metadata if isinstance(metadata, dict) else {}
     name, namespace = str(metadata.get("name", "")), str(metadata.get("namespace", "default"))
     return key_of({**manifest, "metadata": {"name": name, "namespace": namespace}})
-
-
-def _checked_input(manifest: Manifest) -> Manifest:
-    """A Secret, ConfigMap or claim, as far as it matters here. Raises Invalid."""
-    metadata = manifest.get("metadata") or {}
-    kind, name = manifest["kind"], metadata.get("name", "")
-    if violations := list(check_metadata(metadata)):
-        raise Invalid(f'The {kind} "{name}" is invalid:', [f"{found.field}: {found.message}" for found in violations])
-    prefix = f'{kind} in version "v1" cannot be handled as a {kind}: '
-    for part in ("data", "stringData", "binaryData"):
-        for key, value in (manifest.get(part) or {}).items():
-            if not isinstance(value, str):
-                raise Invalid(f"{prefix}{part}.{key} must be a string: put it in quotes")
-            if not re.fullmatch(r"[-._a-zA-Z0-9]+", key):
-                raise Invalid(
-                    f'The {kind} "{name}" is invalid:',
-                    [
-                        f"{part}[{key}]: Invalid value: a valid config key must consist of alphanumeric characters, '-', '_' or '.'"
-                    ],
-                )
-            if part == "binaryData" or (part == "data" and kind == SECRET.name):
-                try:
-                    base64.b64decode(value, validate=True)
-                except binascii.Error:
-                    raise Invalid(
-                        f"{prefix}{part}.{key}: illegal base64 data; plain text goes into stringData"
-                    ) from None
-    return {**manifest, "metadata": dict(metadata)}
