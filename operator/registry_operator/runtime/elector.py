@@ -2,8 +2,8 @@
 
 Clocks of different machines are never compared. An elector that does not hold the Lease notes, by its own monotonic
 clock, when it last saw the Lease change; only after a whole lease duration without a change does it take over. The
-holder gives up, and the process ends, when it could not renew for the deadline, which is shorter. So there are never two
-leaders while clocks run at about the same speed.
+holder gives up, and the process ends, when it could not renew for the deadline, which is shorter. So there are never
+two leaders while clocks run at about the same speed.
 """
 
 import asyncio
@@ -11,12 +11,13 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any, Final
 
 from prometheus_client import Gauge
 
 from registry_operator.api.kinds import Kind
-from registry_operator.cluster.kubernetes.api import CONFLICT, NOT_FOUND, Api, Refusal, path
+from registry_operator.cluster.kubernetes.api import Api, Refusal, path
 from registry_operator.cluster.protocol import Rejected, Unavailable
 
 LEASE: Final = Kind("coordination.k8s.io/v1", "Lease", "leases")
@@ -104,7 +105,7 @@ class Elector:
                 return await self._take_or_renew()
         except Refusal as error:
             # Somebody else was faster. What they wrote shows at the next try.
-            if error.code != CONFLICT:
+            if error.code != HTTPStatus.CONFLICT:
                 logger.error("the Lease %s/%s is refused: %s", self._namespace, self._name, error)  # noqa: TRY400
         except (Unavailable, TimeoutError) as error:
             logger.warning(
@@ -130,7 +131,7 @@ class Elector:
         try:
             return await self._api.request("GET", path(LEASE, self._namespace, self._name))
         except Refusal as error:
-            if error.code == NOT_FOUND:
+            if error.code == HTTPStatus.NOT_FOUND:
                 return None
             raise
 

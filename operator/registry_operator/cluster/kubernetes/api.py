@@ -22,6 +22,7 @@ from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.client.rest import RESTClientObject
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 from prometheus_client import Counter
+from yaml import YAMLError
 from yarl import URL
 
 from registry_operator.api.kinds import Kind
@@ -40,8 +41,8 @@ PAGE: Final = 500
 
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
-BAD_REQUEST, UNAUTHORIZED, NOT_FOUND, REQUEST_TIMEOUT, CONFLICT, GONE, TOO_MANY = 400, 401, 404, 408, 409, 410, 429
-SERVER_ERROR: Final = 500
+RETRIABLE: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
+"""4xx that say nothing about the request itself: an expired token is read anew, the others ask to come back later."""
 
 REQUESTS = Counter(
     "regatta_operator_api_requests", "Requests to the Kubernetes API server, without watches.", ["method", "code"]
@@ -96,18 +97,21 @@ class Api:
         kubeconfig = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
         in_pod = "KUBERNETES_SERVICE_HOST" in os.environ and SERVICE_ACCOUNT.exists()
         try:
-            if "KUBECONFIG" not in os.environ and in_pod:
+            if in_pod and "KUBECONFIG" not in os.environ:
                 load_incluster_config(configuration)  # type: ignore[no-untyped-call]
                 namespace = (SERVICE_ACCOUNT / "namespace").read_text().strip()
-            else:
+            elif any(Path(file).expanduser().is_file() for file in kubeconfig.split(os.pathsep)):
                 loader = await load_kube_config(  # type: ignore[no-untyped-call]
                     config_file=kubeconfig, client_configuration=configuration, persist_config=False
                 )
                 namespace = loader.current_context["context"].get("namespace") or "default"
+            else:
+                raise FileNotFoundError("there is no such file, and this is no pod")
             return cls(configuration, user_agent=user_agent, default_namespace=namespace)
-        except (ConfigException, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        # The last three: what the loader stumbles over in a file that is YAML and no kubeconfig.
+        except (ConfigException, YAMLError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise CredentialsError(
-                f"no usable credentials for a Kubernetes API server in {kubeconfig}: {error}; "
+                f"no usable credentials for a Kubernetes API server in {kubeconfig}: {' '.join(str(error).split())}; "
                 "set KUBECONFIG to a working kubeconfig file (try it with `kubectl get namespaces`)"
             ) from error
 
@@ -208,10 +212,10 @@ class Api:
 
 
 def _raise_for_status(code: int, raw: bytes) -> None:
-    if code < BAD_REQUEST:
+    if code < 400:
         return
     message = _message(raw) or f"HTTP {code}"
-    if code in (UNAUTHORIZED, REQUEST_TIMEOUT, TOO_MANY) or code >= SERVER_ERROR:
+    if code in RETRIABLE or code >= 500:
         raise Unavailable(f"the API server answered {code}: {message}")
     raise Refusal(message, code=code)
 

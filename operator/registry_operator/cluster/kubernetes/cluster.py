@@ -6,12 +6,13 @@ import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any, Final, Literal
 
 from registry_operator.api.kinds import CHILDREN, REGISTRY, Kind
 from registry_operator.api.names import FIELD_MANAGER, REGISTRY_LABEL, child_name
 from registry_operator.api.placement import Placement
-from registry_operator.cluster.kubernetes.api import APPLY, CONFLICT, NOT_FOUND, Api, Refusal, path
+from registry_operator.cluster.kubernetes.api import APPLY, Api, Refusal, path
 from registry_operator.cluster.kubernetes.cache import Cache
 from registry_operator.cluster.kubernetes.foreign import References
 from registry_operator.cluster.protocol import Cluster, Key, Manifest, Rejected, Unavailable
@@ -54,7 +55,7 @@ class KubernetesCluster(Cluster):
         try:
             return await self.api.request("GET", path(key.kind, key.namespace, key.name))
         except Refusal as error:
-            if error.code == NOT_FOUND:
+            if error.code == HTTPStatus.NOT_FOUND:
                 return None
             raise
 
@@ -82,7 +83,7 @@ class KubernetesCluster(Cluster):
         try:
             answer = await self.api.request("DELETE", path(key.kind, key.namespace, key.name), body=body)
         except Refusal as error:
-            if error.code in (NOT_FOUND, CONFLICT):
+            if error.code in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
                 return
             raise
         if key.kind not in self.cache.kinds:
@@ -104,7 +105,7 @@ class KubernetesCluster(Cluster):
         try:
             live = await self._apply(path(key.kind, key.namespace, key.name, "status"), manifest)
         except Refusal as error:
-            if error.code == NOT_FOUND:
+            if error.code == HTTPStatus.NOT_FOUND:
                 return
             raise
         self._remember(key.kind, live)
@@ -118,7 +119,7 @@ class KubernetesCluster(Cluster):
         event = {
             "apiVersion": EVENT.api_version,
             "kind": EVENT.name,
-            "metadata": {"generateName": f"{metadata['name'][:200]}.", "namespace": namespace},
+            "metadata": {"generateName": f"{metadata['name'][:200]}-", "namespace": namespace},
             "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "reportingController": CONTROLLER,
             "reportingInstance": os.environ.get("POD_NAME") or socket.gethostname(),

@@ -11,10 +11,11 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from http import HTTPStatus
 from typing import Final
 
 from registry_operator.api.kinds import PERSISTENT_VOLUME_CLAIM, SECRET, Kind
-from registry_operator.cluster.kubernetes.api import GONE, Api, Refusal
+from registry_operator.cluster.kubernetes.api import Api, Refusal
 from registry_operator.cluster.kubernetes.cache import key_of
 from registry_operator.cluster.protocol import Key, Unavailable
 
@@ -91,7 +92,7 @@ async def watch_foreign(
             await asyncio.sleep(RETRY_SECONDS)
         except Refusal as error:
             since = None
-            if error.code != GONE:
+            if error.code != HTTPStatus.GONE:
                 logger.warning(
                     "changes of %s given by users are noticed late, at the next check, as their watch is refused: %s",
                     kind.plural,

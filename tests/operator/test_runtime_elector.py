@@ -1,0 +1,191 @@
+"""Leader election on a real API server: one leader at a time, whatever clocks say, and a quick change of leaders."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from registry_operator.cluster.kubernetes.api import Api
+from registry_operator.runtime.elector import LEASE, Elector, LeadershipLost, Timing
+from tests.operator.kube import Kube, Wire
+
+FAST = Timing(lease=1.0, deadline=0.6, retry=0.1)
+
+
+@asynccontextmanager
+async def connected(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+    api = await Api.connect(user_agent="test")
+    try:
+        yield api
+    finally:
+        await api.close()
+
+
+@pytest.fixture
+def electing(
+    kube: Kube, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Callable[[Callable[[str], Elector]], Awaitable[None]]], None]:
+    """Runs a scenario that makes electors by name, all for the same Lease."""
+
+    def run(scenario: Callable[[Callable[[str], Elector]], Awaitable[None]]) -> None:
+        async def main() -> None:
+            async with connected(kube.api.kubeconfig, monkeypatch) as api:
+                await scenario(lambda name: Elector(api, namespace=namespace, name="lease", identity=name, timing=FAST))
+
+        asyncio.run(main())
+
+    return run
+
+
+async def soon(awaitable: Awaitable[None]) -> None:
+    async with asyncio.timeout(30):
+        await awaitable
+
+
+@asynccontextmanager
+async def holding(elector: Elector) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(elector.hold())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, LeadershipLost):
+            await task
+
+
+def test_the_second_waits_while_the_first_holds_and_takes_over_when_it_releases(electing, kube, namespace) -> None:  # type: ignore[no-untyped-def]
+    async def scenario(elector: Callable[[str], Elector]) -> None:
+        first, second = elector("first"), elector("second")
+        await soon(first.acquire())
+        async with holding(first):
+            waiting = asyncio.create_task(second.acquire())
+            await asyncio.sleep(2 * FAST.lease)
+            assert not waiting.done()
+            lease = kube.get(LEASE, namespace, "lease")["spec"]
+            assert lease["holderIdentity"] == "first"
+        await first.release()
+        released = asyncio.get_running_loop().time()
+        await soon(waiting)
+        assert asyncio.get_running_loop().time() - released < FAST.lease
+        lease = kube.get(LEASE, namespace, "lease")["spec"]
+        assert (lease["holderIdentity"], lease["leaseTransitions"]) == ("second", 1)
+
+    electing(scenario)
+
+
+def test_of_many_that_start_at_once_one_leads(electing) -> None:  # type: ignore[no-untyped-def]
+    async def scenario(elector: Callable[[str], Elector]) -> None:
+        tasks = [asyncio.create_task(elector(f"candidate-{number}").acquire()) for number in range(8)]
+        done, waiting = await asyncio.wait(tasks, timeout=FAST.lease / 2, return_when=asyncio.ALL_COMPLETED)
+        assert len(done) == 1
+        for task in waiting:
+            task.cancel()
+
+    electing(scenario)
+
+
+def test_one_that_died_is_succeeded_after_the_lease_and_not_before(electing) -> None:  # type: ignore[no-untyped-def]
+    async def scenario(elector: Callable[[str], Elector]) -> None:
+        await soon(elector("dead").acquire())
+        died = asyncio.get_running_loop().time()
+        await soon(elector("next").acquire())
+        assert asyncio.get_running_loop().time() - died >= FAST.lease
+
+    electing(scenario)
+
+
+@pytest.mark.parametrize("wrong", ["1970-01-01T00:00:00.000000Z", "2199-01-01T00:00:00.000000Z"])
+def test_a_leader_with_a_wrong_clock_is_neither_robbed_nor_immortal(electing, kube, namespace, wrong: str) -> None:  # type: ignore[no-untyped-def]
+    def renew(number: int) -> None:
+        spec = {"holderIdentity": "wrong", "leaseDurationSeconds": 1, "renewTime": wrong, "leaseTransitions": number}
+        if number == 0:
+            kube.create(LEASE, namespace, "lease", spec=spec)
+        else:
+            kube.merge(LEASE, namespace, "lease", {"spec": spec})
+
+    async def scenario(elector: Callable[[str], Elector]) -> None:
+        renew(0)
+        waiting = asyncio.create_task(elector("next").acquire())
+        for number in range(1, 8):
+            await asyncio.sleep(FAST.lease / 4)
+            assert not waiting.done()
+            await asyncio.to_thread(renew, number)
+        await soon(waiting)
+
+    electing(scenario)
+
+
+def test_a_leader_that_is_replaced_notices(electing, kube, namespace) -> None:  # type: ignore[no-untyped-def]
+    async def scenario(elector: Callable[[str], Elector]) -> None:
+        first = elector("first")
+        await soon(first.acquire())
+        async with holding(first) as hold:
+            kube.merge(LEASE, namespace, "lease", {"spec": {"holderIdentity": "usurper"}})
+            with pytest.raises(LeadershipLost, match="held by usurper"):
+                await asyncio.wait_for(hold, 30)
+        await first.release()
+        assert kube.get(LEASE, namespace, "lease")["spec"]["holderIdentity"] == "usurper"
+
+    electing(scenario)
+
+
+def test_a_leader_whose_lease_was_deleted_takes_it_again(electing, kube, namespace) -> None:  # type: ignore[no-untyped-def]
+    async def scenario(elector: Callable[[str], Elector]) -> None:
+        first = elector("first")
+        await soon(first.acquire())
+        async with holding(first) as hold:
+            kube.delete(LEASE, namespace, "lease")
+            await asyncio.sleep(2 * FAST.deadline)
+            assert not hold.done()
+        assert kube.get(LEASE, namespace, "lease")["spec"]["holderIdentity"] == "first"
+
+    electing(scenario)
+
+
+def test_a_leader_without_an_api_server_gives_up_before_another_may_lead(
+    kube, namespace, wire: Wire, tmp_path, monkeypatch
+) -> None:  # type: ignore[no-untyped-def]
+    async def main() -> None:
+        clock = asyncio.get_running_loop().time
+        async with (
+            connected(wire.kubeconfig(kube.api, tmp_path), monkeypatch) as cut_off,
+            connected(kube.api.kubeconfig, monkeypatch) as reachable,
+        ):
+            first = Elector(cut_off, namespace=namespace, name="lease", identity="first", timing=FAST)
+            second = Elector(reachable, namespace=namespace, name="lease", identity="second", timing=FAST)
+            await soon(first.acquire())
+            async with holding(first) as hold:
+                waiting = asyncio.create_task(second.acquire())
+                await asyncio.sleep(FAST.lease)
+                await asyncio.to_thread(wire.cut)
+                with pytest.raises(LeadershipLost):
+                    await asyncio.wait_for(hold, 30)
+                gave_up = clock()
+                assert not waiting.done()
+                await soon(waiting)
+                assert clock() > gave_up
+
+    asyncio.run(main())
+
+
+def test_a_cut_that_ends_before_the_deadline_changes_no_leader(
+    kube, namespace, wire: Wire, tmp_path, monkeypatch
+) -> None:  # type: ignore[no-untyped-def]
+    timing = Timing(lease=6.0, deadline=5.0, retry=0.1)
+
+    async def main() -> None:
+        async with connected(wire.kubeconfig(kube.api, tmp_path), monkeypatch) as api:
+            first = Elector(api, namespace=namespace, name="lease", identity="first", timing=timing)
+            await soon(first.acquire())
+            async with holding(first) as hold:
+                await asyncio.to_thread(wire.cut)
+                await asyncio.sleep(0.5)
+                await asyncio.to_thread(wire.mend)
+                await asyncio.sleep(timing.deadline)
+                assert not hold.done()
+
+    asyncio.run(main())
