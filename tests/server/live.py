@@ -1,0 +1,223 @@
+"""A real registry server for tests: a process of its own on free ports, that can be killed and started again."""
+
+import json
+import os
+import select
+import signal
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from registry_server.auth import hash_password
+from tests.fixtures.processes import Server, free_port, server
+from tests.server.pki import Authority, Pair
+
+PROGRAM = Path(sys.executable).parent / "registry-server"
+STARTED_WITHIN = 30
+
+
+class LiveRegistry:
+    """One registry: its folder, its configuration, and its process while it runs.
+
+    Folders of a `kill -9` and of a new start are the same, as they are for a pod that restarts.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        *,
+        users: Mapping[str, str],
+        authority: Authority | None,
+        workers: int,
+        environ: Mapping[str, str],
+    ) -> None:
+        self.folder = folder
+        self.workers = workers
+        self.host, self.port, self.debug_port = "127.0.0.1", free_port(), free_port()
+        self.address = f"{self.host}:{self.port}"
+        self.debug_url = f"http://{self.host}:{self.debug_port}"
+        self.authority = authority
+        self.pair: Pair | None = None if authority is None else authority.issue()
+        self.htpasswd = folder / "htpasswd"
+        self.environ = environ
+        self._starts = 0
+        self._clients: list[httpx.Client] = []
+        self._running = ExitStack()
+        if users:
+            self.write_users(users)
+        self._settings = _merge(self._defaults(logins=bool(users)), settings)
+        self.data = Path(self._settings["storage"]["filesystem"]["rootdirectory"])
+        self.root = self.data / "docker/registry/v2"
+        self.config = folder / "config.yml"
+        self.config.write_text(json.dumps(self._settings))
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self.pair else 'http'}://{self.address}"
+
+    @property
+    def process(self) -> Server:
+        return self._process
+
+    @property
+    def log(self) -> Path:
+        """What the current process has said: its log and its access log, one after the other."""
+        return self.folder / f"log-{self._starts}"
+
+    def write_users(self, users: Mapping[str, str]) -> None:
+        """Writes the htpasswd file in place, with hashes that are quick to check."""
+        self.htpasswd.write_text("".join(f"{user}:{hash_password(word, cost=4)}\n" for user, word in users.items()))
+
+    def start(self, *, ready: bool = True) -> Self:
+        """Starts the process, and waits until `/readyz` says 200 unless told otherwise."""
+        self._starts += 1
+        command = [PROGRAM, "serve", self.config, "--workers", str(self.workers)]
+        variables = [f"{name}={value}" for name, value in self.environ.items()]
+        self._process = self._running.enter_context(server("env", *variables, *command, log=self.log))
+        if ready:
+            self._await_ready()
+        return self
+
+    def stop(self) -> int:
+        """Ends the process by SIGTERM; returns its exit code."""
+        os.kill(self.process.pid, signal.SIGTERM)
+        return self.process.wait()
+
+    def kill(self) -> None:
+        """Ends the process and its workers by SIGKILL, at once, as the kernel or a node's failure would."""
+        everyone = [self.process.pid, *self.worker_pids()]
+        watches = [os.pidfd_open(pid) for pid in everyone]
+        os.killpg(self.process.pid, signal.SIGKILL)
+        for watch in watches:
+            assert select.select([watch], [], [], 10)[0], "the process survived SIGKILL"
+            os.close(watch)
+        self.process.wait()
+
+    def worker_pids(self) -> list[int]:
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+        self._running.close()
+
+    def client(self, user: str | None = None, password: str = "", *, http2: bool = False) -> httpx.Client:
+        """A client of the API, closed with the registry."""
+        auth = None if user is None else (user, password)
+        client = httpx.Client(base_url=self.url, auth=auth, http2=http2, verify=self.trust(), timeout=60)
+        self._clients.append(client)
+        return client
+
+    def trust(self) -> ssl.SSLContext | bool:
+        return ssl.create_default_context(cafile=self.authority.ca) if self.authority else True
+
+    def connect(self) -> socket.socket:
+        """A connection without a client's good manners, without TLS."""
+        return socket.create_connection((self.host, self.port), timeout=30)
+
+    def debug(self, path: str) -> httpx.Response:
+        return httpx.get(f"{self.debug_url}{path}", timeout=10)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that have these labels."""
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(self.debug("/metrics").text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    def entries(self, **fields: Any) -> list[dict[str, Any]]:
+        """The lines of both logs that have these fields."""
+        lines = (json.loads(line) for line in self.log.read_text().splitlines() if line.endswith("}"))
+        return [line for line in lines if fields.items() <= line.items()]
+
+    def messages(self) -> str:
+        """The log alone, as text."""
+        return "\n".join(entry["msg"] for entry in self.entries() if "msg" in entry)
+
+    def _await_ready(self) -> None:
+        def answers() -> bool:
+            self.process.check_alive()
+            try:
+                return self.debug("/readyz").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        until(answers, "the server is ready", within=STARTED_WITHIN)
+
+    def _defaults(self, *, logins: bool) -> dict[str, Any]:
+        http: dict[str, Any] = {
+            "addr": self.address,
+            "debug": {"addr": f"{self.host}:{self.debug_port}", "prometheus": {"enabled": True}},
+        }
+        if self.pair:
+            http["tls"] = {"certificate": str(self.pair.certificate), "key": str(self.pair.key)}
+        settings: dict[str, Any] = {
+            "version": 0.1,
+            "log": {"formatter": "json"},
+            "storage": {
+                "filesystem": {"rootdirectory": str(self.folder / "data")},
+                "delete": {"enabled": True},
+            },
+            "http": http,
+        }
+        if logins:
+            settings["auth"] = {"htpasswd": {"realm": "Tests", "path": str(self.htpasswd)}}
+        return settings
+
+
+@contextmanager
+def serving(
+    folder: Path,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    users: Mapping[str, str] | None = None,
+    tls: bool = False,
+    workers: int = 1,
+    environ: Mapping[str, str] | None = None,
+    start: bool = True,
+) -> Iterator[LiveRegistry]:
+    """A registry that runs as long as the block, unless the block stops it; everything but storage is a default.
+
+    `settings` are merged into the configuration; `users` are logins with their passwords.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    registry = LiveRegistry(
+        folder,
+        settings or {},
+        users=users or {},
+        authority=Authority(folder) if tls else None,
+        workers=workers,
+        environ=environ or {},
+    )
+    try:
+        yield registry.start() if start else registry
+    finally:
+        registry.close()
+
+
+def until(condition: Callable[[], object], what: str, *, within: float = 30) -> None:
+    """Waits until what another process does can be seen."""
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {within} s: {what}"
+        time.sleep(0.02)
+
+
+def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        known = merged.get(key)
+        merged[key] = _merge(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
+    return merged
