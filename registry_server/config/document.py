@@ -129,7 +129,7 @@ class _Reader:
             return node.value
         if node.tag not in (f"{_TAG}null", f"{_TAG}bool", f"{_TAG}int", f"{_TAG}float"):
             raise DocumentError(
-                f"{self.place(node)}: {dotted(keys)}: a value of type {node.tag} configures nothing here"
+                f"{self.place(node)}: {dotted(keys)}: nothing here takes a value of type {node.tag}"
             )
         try:
             value = self.loader.construct_object(node)
@@ -190,6 +190,8 @@ def _check_depth(text: str | bytes, source: str) -> None:
 
 def _explain(error: yaml.MarkedYAMLError) -> str:
     problem = error.problem or error.context or "cannot be read"
+    if "tab character" in problem:
+        return f"{problem}; indent with spaces"
     if "mapping values are not allowed" in problem or "cannot start any token" in problem:
         return f"{problem}; put texts with special characters in quotes and indent with spaces"
     if "single document" in (error.context or ""):

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from datetime import timedelta
+from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer
@@ -31,7 +32,7 @@ def parse_duration(value: object) -> timedelta:
     if isinstance(value, timedelta):
         return value
     if isinstance(value, int) and not isinstance(value, bool):
-        nanoseconds: float = value
+        nanoseconds = Decimal(value)
     elif isinstance(value, str):
         nanoseconds = _nanoseconds(value)
     else:
@@ -39,18 +40,18 @@ def parse_duration(value: object) -> timedelta:
     if not 0 <= nanoseconds <= _LONGEST:
         raise ValueError("must be a duration between 0s and 290 years")
     if 0 < nanoseconds < 10**6:
-        raise ValueError(f"{value} is {nanoseconds:g} nanoseconds; give a unit, for example {value}s or {value}m")
+        raise ValueError(f"{value} is {nanoseconds:f} nanoseconds; give a unit, for example {value}s or {value}m")
     return timedelta(microseconds=round(nanoseconds / 1000))
 
 
-def _nanoseconds(text: str) -> float:
+def _nanoseconds(text: str) -> Decimal:
     if text == "0":
-        return 0
-    total, end = 0.0, 0
+        return Decimal(0)
+    total, end = Decimal(0), 0
     for term in _TERM.finditer(text):
         if term.start() != end:
             break
-        total += float(term[1]) * _NANOSECONDS[term[2]]
+        total += Decimal(term[1]) * _NANOSECONDS[term[2]]
         end = term.end()
     if not text or end != len(text):
         raise ValueError("must be a duration such as 10s, 500ms or 1h30m")
