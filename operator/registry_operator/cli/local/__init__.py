@@ -92,11 +92,12 @@ def status(form: str, state: Path | None) -> None:
 
     from rich.console import Console
     from rich.filesize import decimal
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(box=None, header_style="bold")
-    for column in ("REGISTRY", "READY", "ADDRESS", "PID", "CERTIFICATE UNTIL", "STORAGE", "SIZE", "MESSAGE"):
-        table.add_column(column, overflow="fold", justify="right" if column in {"PID", "SIZE"} else "left")
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("REGISTRY", "READY", "ADDRESS", "PID", "CERTIFICATE UNTIL", "SIZE", "STORAGE", "MESSAGE"):
+        table.add_column(column, no_wrap=True, justify="right" if column in {"PID", "SIZE"} else "left")
     for registry in registries:
         table.add_row(
             f"{registry.namespace}/{registry.name}",
@@ -104,13 +105,12 @@ def status(form: str, state: Path | None) -> None:
             registry.address or "-",
             str(registry.pid or "-"),
             (registry.certificate_expires or "-")[:10],
-            registry.storage or "-",
             decimal(registry.storage_bytes),
-            registry.message,
+            registry.storage or "-",
+            escape(registry.message),
         )
-    console = Console()
-    # A table that is cut where nobody can widen the window helps no one.
-    console.print(table, width=None if console.is_terminal else 300, soft_wrap=False)
+    # As wide as it is: a terminal breaks lines, and a message that is cut helps no one.
+    Console(width=1000).print(table)
 
 
 @local.command(short_help="Show what a registry's process says.")

@@ -12,6 +12,7 @@ class Voice:
     def __init__(self) -> None:
         self._console = Console(highlight=False, soft_wrap=True)
         self._waiting: Status | None = None
+        self._last = ""
 
     def say(self, *lines: str, style: str | None = None) -> None:
         """Lines as they are."""
@@ -24,6 +25,9 @@ class Voice:
 
     def wait_for(self, what: str) -> None:
         """Show what is waited for; nothing if it is empty. Where no person looks, it is a line whenever it changes."""
+        if what == self._last:
+            return
+        self._last = what
         if not self._console.is_terminal:
             if what:
                 self.say(what)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from registry_operator.api.kinds import CHILDREN, PERSISTENT_VOLUME_CLAIM, REGISTRY, Kind
+from registry_operator.api.kinds import CHILDREN, DEPLOYMENT, PERSISTENT_VOLUME_CLAIM, REGISTRY, Kind
 from registry_operator.api.placement import Placement
 from registry_operator.cluster.local.ports import refusal
 from registry_operator.cluster.local.state import StateDirectory, make_private_directory, write_private
@@ -52,6 +52,7 @@ class LocalCluster:
             for registry in self._concerned(key, after or before or {}):
                 wake(registry)
 
+        self._forget_former_life()
         self.store.subscribe(on_change)
         self._supervisor.start()
         for registry in self.store.list(REGISTRY):
@@ -115,6 +116,14 @@ class LocalCluster:
             hosts=tuple(dict.fromkeys(("localhost", "127.0.0.1", "::1", socket.gethostname()))),
             address=f"localhost:{port}",
         )
+
+    def _forget_former_life(self) -> None:
+        """What is on disk was said of processes that have ended since."""
+        for deployment in self.store.list(DEPLOYMENT):
+            self.store.patch_status(key_of(deployment), {})
+        for registry in self.store.list(REGISTRY):
+            lasting = {name: value for name, value in registry.get("status", {}).items() if name != "conditions"}
+            self.store.patch_status(key_of(registry), lasting)
 
     def _bind(self, key: Key, claim: Manifest) -> None:
         """A claim gets its volume at once: a directory, whose size nothing limits."""

@@ -54,8 +54,8 @@ def _bad_keys(manifest: Manifest) -> Iterator[Violation]:
             if not _KEY.fullmatch(name):
                 yield Violation(
                     f"data[{name}]",
-                    f"Invalid value: {json.dumps(name)}: a valid config key must consist of alphanumeric characters, '-', '_' "
-                    "or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is "
+                    f"Invalid value: {json.dumps(name)}: a valid config key must consist of alphanumeric characters, "
+                    "'-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is "
                     f"'{_KEY.pattern}')",
                 )
 

@@ -42,6 +42,11 @@ class Process:
         """Wait for the end; returns the exit code, negative for a signal. A cancelled wait leaves the process alone."""
         return await asyncio.shield(self._ended)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether there is nothing to stop any more."""
+        return self._ended.done()
+
     async def stop(self, *, grace: float) -> None:
         """Ask the process to end; end it after `grace` seconds."""
         with contextlib.suppress(ProcessLookupError):

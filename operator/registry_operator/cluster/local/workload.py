@@ -146,6 +146,8 @@ class Workload:
             await self._serve(probes, template)
         finally:
             if self._process is not None:
+                if not self._process.has_ended:
+                    self._report(reason="Stopping", message="the process is being stopped")
                 grace = template["spec"].get("terminationGracePeriodSeconds", 30)
                 await _finish(self._process.stop(grace=grace))
             self._process = None
