@@ -1,19 +1,15 @@
 """Templates to manifests: Jinja2 that fails on what is missing, values through `tojson`, read by YAML's C loader."""
 
 import base64
-import json
-import re
 from functools import cache
-from typing import Any, Final
+from typing import Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-Manifest = dict[str, Any]
+from registry_operator.api.text import yaml_safe_json
 
-_NOT_RAW_IN_YAML: Final = re.compile(
-    "[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
-)
+Manifest = dict[str, Any]
 
 
 def render(template: str, /, **values: Any) -> Manifest:
@@ -21,12 +17,6 @@ def render(template: str, /, **values: Any) -> Manifest:
     manifest = _without_nulls(yaml.load(_template(template).render(values), Loader=yaml.CSafeLoader))
     assert isinstance(manifest, dict)  # noqa: S101
     return manifest
-
-
-def to_json(value: Any) -> str:
-    """JSON that reads the same as YAML: what YAML doesn't take as it is stands escaped."""
-    text = json.dumps(value, ensure_ascii=False, sort_keys=True)
-    return _NOT_RAW_IN_YAML.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def to_base64(text: str) -> str:
@@ -43,7 +33,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"tojson": to_json, "base64": to_base64}
+    environment.filters |= {"tojson": yaml_safe_json, "base64": to_base64}
     return environment
 
 

@@ -20,6 +20,9 @@ from registry_operator.reconcile.fault import Fault
 
 _KINDS: Final = {(kind.api_version, kind.name): kind for kind in CHILDREN}
 
+_OWNERSHIP_LABELS: Final = ("app.kubernetes.io/managed-by", REGISTRY_LABEL)
+"""What tells that an object without an owner is ours: a claim, or what was restored from a backup."""
+
 _MAPS_OF_QUANTITIES: Final = ("requests", "limits")
 
 _IDENTITY: Final = {
@@ -101,7 +104,8 @@ def _stranger(live: Manifest, registry: Registry) -> str | None:
         return "is left from a deleted Registry of the same name; it waits until the cluster has removed it"
     if owner:
         return f"belongs to {owner['kind']} {owner['name']}: rename this Registry, or that one"
-    if not child_labels(registry.metadata.name).items() <= metadata.get("labels", {}).items():
+    labels, ours = metadata.get("labels", {}), child_labels(registry.metadata.name)
+    if any(labels.get(name) != ours[name] for name in _OWNERSHIP_LABELS):
         hint = " (to use it as storage, name it in storage.filesystem.existingClaim of a new Registry)"
         return "exists and isn't its own: rename this Registry, or remove that object" + (
             hint if live["kind"] == PERSISTENT_VOLUME_CLAIM.name else ""

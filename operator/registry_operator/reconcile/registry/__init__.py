@@ -61,7 +61,7 @@ class _Reconciliation:
         self.cluster = cluster
         self.manifest = manifest
         self.registry, invalid = _parsed(manifest)
-        self.placement: Placement = cluster.placement(manifest)
+        self.placement = None if invalid else cluster.placement(manifest)
         self.faults = Faults(*invalid)
         self.tls: Tls | None = None
         self.login: Login | None = None
@@ -80,6 +80,7 @@ class _Reconciliation:
                 self.deployment = await find(self.cluster, DEPLOYMENT, name, self.registry)
 
     async def _observe(self, now: datetime) -> None:
+        assert self.placement is not None  # noqa: S101, without faults all is known
         with self.faults.collected():
             self.tls = await observe_tls(self.cluster, self.registry, self.placement, now)
         with self.faults.collected():
@@ -88,7 +89,8 @@ class _Reconciliation:
             self.volume = await observe_volume(self.cluster, self.registry)
 
     async def _apply(self) -> None:
-        assert self.tls is not None  # noqa: S101, without faults all is known
+        assert self.placement is not None  # noqa: S101, as above
+        assert self.tls is not None  # noqa: S101
         assert self.volume is not None  # noqa: S101
         facts = Facts(own_tls=self.tls.own, login=self.login, access_modes=self.volume.access_modes)
         desired = plan_registry(self.registry, facts, self.placement)
@@ -118,8 +120,8 @@ class _Reconciliation:
         """What is known now, and what was known before of what a fault hides."""
         before = RegistryStatus() if self.applied else previous_status(self.manifest)
         return RegistryStatus(
-            address=self.placement.address,
-            addresses=_addresses(self.placement),
+            address=self.placement.address if self.placement else before.address,
+            addresses=_addresses(self.placement) if self.placement else before.addresses,
             version=self.registry.spec.image.effective_tag if self.applied else before.version,
             storage=storage_status(self.claim) if self.claim else before.storage,
             certificate=self.tls.status if self.tls else before.certificate,
@@ -131,7 +133,7 @@ class _Reconciliation:
         waits_for = None
         if self.claim and phase(self.claim) == "Pending":
             waits_for = f"a volume: PersistentVolumeClaim {self.claim['metadata']['name']} is Pending"
-        return judge(self.faults.as_one(), self.rollout, self.placement.address, waits_for=waits_for)
+        return judge(self.faults.as_one(), self.rollout, self.status().address, waits_for=waits_for)
 
     def next_look(self, now: datetime) -> float | None:
         """Seconds until time alone may change something."""

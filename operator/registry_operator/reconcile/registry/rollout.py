@@ -53,7 +53,7 @@ def _stuck(deployment: Manifest) -> str | None:
     """What a person must look at. The Deployment names neither image nor node: the pods' events do."""
     failure = _condition(deployment, "ReplicaFailure")
     if failure.get("status") == "True":
-        return f"pods can't be made: {failure.get('message', 'no reason given')}"
+        return str(failure.get("message", "replicas can't be made"))
     progressing = _condition(deployment, "Progressing")
     if progressing.get("reason") != _PROGRESS_DEADLINE:
         return None
