@@ -43,6 +43,13 @@ class Value:
                 break
         return value
 
+    def find(self, keys: Keys) -> "Value | None":
+        """The value `keys` lead to, if there is one."""
+        value: Value | None = self
+        for key in keys:
+            value = value.data.get(key) if value is not None and isinstance(value.data, dict) else None
+        return value
+
     def plain(self) -> Any:
         """The value without places."""
         if isinstance(self.data, dict):
@@ -128,9 +135,7 @@ class _Reader:
         if node.tag in (f"{_TAG}str", f"{_TAG}timestamp", f"{_TAG}value"):
             return node.value
         if node.tag not in (f"{_TAG}null", f"{_TAG}bool", f"{_TAG}int", f"{_TAG}float"):
-            raise DocumentError(
-                f"{self.place(node)}: {dotted(keys)}: nothing here takes a value of type {node.tag}"
-            )
+            raise DocumentError(f"{self.place(node)}: {dotted(keys)}: nothing here takes a value of type {node.tag}")
         try:
             value = self.loader.construct_object(node)
         except (ValueError, KeyError, yaml.YAMLError):

@@ -56,7 +56,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Loaded:
     faults += [_unknown(keys, value.place, known, known) for keys, value, known in judgement.unknown]
 
     try:
-        config = Config.model_validate(_settings(root))
+        config = Config.model_validate(root.plain() or {})
     except ValidationError as error:
         other_driver = any(keys[0] == "storage" for keys, _, _ in judgement.faults)
         faults += [
@@ -91,27 +91,20 @@ def _read(path: Path) -> tuple[Value, list[str]]:
     return root, warnings
 
 
+_NEVER_DROPPED: tuple[Keys, ...] = (("storage", "filesystem"), ("auth", "htpasswd"), ("access",))
+"""Blocks that say something even when nothing is in them: a driver, or a guard that must not be taken away unseen."""
+
+
 def _expand_names(root: Value) -> None:
-    """Gives `storage: filesystem` and `filesystem:` with nothing, which are names of a kind, their empty settings."""
-    if not isinstance(root.data, dict):
-        return
+    """Gives `storage: filesystem`, which names a kind alone, and blocks left empty their empty settings."""
     for block in ("storage", "auth"):
-        value = root.data.get(block)
+        value = root.find((block,))
         if value is not None and isinstance(value.data, str):
             value.data = {value.data: Value({}, value.place)}
-    storage = root.data.get("storage")
-    if storage is not None and isinstance(storage.data, dict):
-        filesystem = storage.data.get("filesystem")
-        if filesystem is not None and filesystem.data is None:
-            filesystem.data = {}
-
-
-def _settings(root: Value) -> Any:
-    """The tree for the types. An `access` left empty stays: to drop it would open what its author meant to guard."""
-    settings = root.plain() or {}
-    if "access" in settings:
-        settings["access"] = settings["access"] or {}
-    return settings
+    for keys in _NEVER_DROPPED:
+        value = root.find(keys)
+        if value is not None and value.data is None:
+            value.data = {}
 
 
 def _explain(error: ErrorDetails, root: Value) -> str:

@@ -124,9 +124,9 @@ class TestConfigCheck:
         (tmp_path / "logins").write_text(entry("ci", "secret", 4))
         config_file.write_text(
             BASE % tmp_path
-            + 'http: {addr: "127.0.0.1:5000", prefix: /r/, debug: {addr: ":5001", prometheus: {enabled: true}}}\n'
+            + 'http: {addr: "127.0.0.1:5000", prefix: /r/, debug: {addr: ":5001", prometheus: {enabled: yes}}}\n'
             + f"auth: {{htpasswd: {{realm: Here, path: {tmp_path}/logins}}}}\n"
-            + "access: {policies: [{subjects: [anonymous, 'user:ci'], repositories: [a, 'b/**'], actions: [pull, push]}]}\n"
+            + "access: {policies: [{subjects: [anonymous, 'user:ci'], repositories: [a, 'b/**'], actions: [pull]}]}\n"
         )
         result = run("config", "check", config_file)
         assert result.exit_code == 0
@@ -134,7 +134,7 @@ class TestConfigCheck:
             ["registry", "http://127.0.0.1:5000/r/v2/"],
             ["storage", f"{tmp_path}/data, writable, no deletes"],
             ["logins", f"{tmp_path}/logins, realm Here"],
-            ["access", "anonymous, user:ci: pull+push on a, b/**"],
+            ["access", "anonymous, user:ci: pull on a, b/**"],
             ["debug", "http://*:5001 /healthz /readyz /metrics"],
             ["log", "info, text"],
         ]

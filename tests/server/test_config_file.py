@@ -34,6 +34,45 @@ from registry_server.config import (
 BASE = "version: 0.1\nstorage: {filesystem: {rootdirectory: /srv/registry}}\n"
 
 
+PATHS = [
+    "version",
+    "log",
+    "log.level",
+    "log.formatter",
+    "log.fields",
+    "log.accesslog",
+    "log.accesslog.disabled",
+    "storage",
+    "storage.filesystem",
+    "storage.filesystem.rootdirectory",
+    "storage.filesystem.maxthreads",
+    "storage.delete.enabled",
+    "storage.maintenance",
+    "storage.maintenance.uploadpurging.age",
+    "http",
+    "http.addr",
+    "http.host",
+    "http.prefix",
+    "http.secret",
+    "http.relativeurls",
+    "http.headers",
+    "http.headers.X",
+    "http.draintimeout",
+    "http.tls",
+    "http.tls.certificate",
+    "http.tls.minimumtls",
+    "http.debug",
+    "http.debug.prometheus.path",
+    "auth",
+    "auth.htpasswd",
+    "auth.htpasswd.realm",
+    "auth.htpasswd.path",
+    "health.storagedriver.threshold",
+    "access",
+    "access.policies",
+]
+
+
 @pytest.fixture
 def config_file(tmp_path: Path) -> Path:
     return tmp_path / "config.yml"
@@ -161,6 +200,11 @@ class TestFaults:
             ),
             ("auth: {htpasswd: {path: /x}}\n", "3: auth.htpasswd.realm: is missing; add a name"),
             ('auth: {htpasswd: {path: /x, realm: "a\\nb"}}\n', "3: auth.htpasswd.realm: must be of printable ASCII"),
+            ("auth: {htpasswd: }\n", "3: auth.htpasswd.realm: is missing; add a name"),
+            (
+                "auth: htpasswd\n",
+                "3: auth.htpasswd.path: is missing; give the path of a file made with: registry-server",
+            ),
             ("access:\n", "3: access.policies: is missing; add policies, or remove access"),
         ],
     )
@@ -235,6 +279,16 @@ class TestFaults:
     def test_aliases_of_aliases_do_not_exhaust_the_memory(self, config_file: Path) -> None:
         bomb = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
         assert "has more than 100,000 values" in faults(config_file, bomb)[0]
+
+    @pytest.mark.parametrize("value", ["[]", "[x]", "{x: 1}", "1", "1.5", "true", "text", '"a\\0b"', "[[]]", ".nan"])
+    def test_a_value_of_any_kind_anywhere_gets_a_reason_in_our_words(self, config_file: Path, value: str) -> None:
+        for path in PATHS:
+            keys = path.split(".")
+            nested = "".join(f"{'  ' * depth}{key}:\n" for depth, key in enumerate(keys[:-1]))
+            config_file.write_text(f"{nested}{'  ' * (len(keys) - 1)}{keys[-1]}: {value}\n")
+            with pytest.raises(ConfigError) as raised:
+                load(config_file, {})
+            assert not [fault for fault in raised.value.faults if "Input should" in fault or "input" in fault]
 
     def test_a_file_that_is_not_there(self, config_file: Path) -> None:
         with pytest.raises(ConfigError, match=rf"^{re.escape(str(config_file))}: cannot be read: No such file"):
