@@ -130,10 +130,10 @@ class _Reconciliation:
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """The conditions."""
-        waits_for = None
-        if self.claim and phase(self.claim) == "Pending":
+        rollout, waits_for = self.rollout, None
+        if self.claim and phase(self.claim) == "Pending" and not (rollout.available or rollout.complete):
             waits_for = f"a volume: PersistentVolumeClaim {self.claim['metadata']['name']} is Pending"
-        return judge(self.faults.as_one(), self.rollout, self.status().address, waits_for=waits_for)
+        return judge(self.faults.as_one(), rollout, self.status().address, waits_for=waits_for)
 
     def next_look(self, now: datetime) -> float | None:
         """Seconds until time alone may change something."""
