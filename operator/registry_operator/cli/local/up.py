@@ -225,9 +225,17 @@ class Up:
         """Whether it serves now. The condition alone may be from before a restart of ours."""
         key, condition = key_of(registry), _condition(registry, "Ready")
         deployment = self._cluster.store.get(Key(DEPLOYMENT, key.namespace, child_name(key.name)))
-        serves = deployment is not None and deployment.get("status", {}).get("availableReplicas", 0) > 0
-        current = condition.get("observedGeneration") == registry["metadata"]["generation"]
-        return serves and current and condition.get("status") == "True"
+        if deployment is None or not _is_current(registry, condition):
+            return False
+        status = deployment.get("status", {})
+        return (
+            status.get("availableReplicas", 0) > 0 and _is_current(deployment, status) and condition["status"] == "True"
+        )
+
+
+def _is_current(manifest: Manifest, said: Manifest) -> bool:
+    """Whether something was said of the manifest as it is now."""
+    return bool(said.get("observedGeneration") == manifest["metadata"]["generation"])
 
 
 def _condition(registry: Manifest, kind: str) -> Manifest:

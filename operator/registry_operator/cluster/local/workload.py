@@ -83,6 +83,8 @@ class Workload:
     _process: Process | None = None
     _held: frozenset[int] = frozenset()
     _restarts: int = 0
+    _generation: int = 0
+    """Of the Deployment whose template runs."""
 
     @property
     def template(self) -> Manifest:
@@ -134,6 +136,7 @@ class Workload:
     async def _run_once(self) -> None:
         """One process from start to stop. Raises CannotStart, Failed; returns when there is another to run."""
         template = self.template
+        self._generation = self._deployment()["metadata"]["generation"]
         if self._deployment()["spec"].get("replicas", 1) == 0:
             self._report(reason="ScaledToZero", message="spec.replicas is 0", progressing=False)
             await self._changed.wait()
@@ -271,7 +274,10 @@ class Workload:
         if not self._changed.is_set():
             return False
         self._changed.clear()
-        return self.template != template or self._deployment()["spec"].get("replicas", 1) == 0
+        if self.template != template or self._deployment()["spec"].get("replicas", 1) == 0:
+            return True
+        self._generation = self._deployment()["metadata"]["generation"]
+        return False
 
     async def _changed_within(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -304,7 +310,7 @@ class Workload:
         deployment = self.store.get(self.key)
         if deployment is None:
             return
-        status = Status(generation=deployment["metadata"]["generation"], restarts=self._restarts, **changes)
+        status = Status(generation=self._generation, restarts=self._restarts, **changes)
         self.store.patch_status(self.key, _as_kubernetes(status, deployment.get("status", {})))
 
     def _deployment(self) -> Manifest:
