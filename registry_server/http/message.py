@@ -37,14 +37,11 @@ class Request:
         """The first value of each parameter."""
         if not self.query_string:
             return {}
-        return {
-            name: values[0]
-            for name, values in parse_qs(self.query_string, keep_blank_values=True, max_num_fields=32).items()
-        }
+        return {name: values[0] for name, values in parse_qs(self.query_string, keep_blank_values=True).items()}
 
     def query_all(self, name: str) -> list[str]:
         """All values of a parameter."""
-        return parse_qs(self.query_string, max_num_fields=32).get(name, [])
+        return parse_qs(self.query_string).get(name, [])
 
 
 @dataclass(frozen=True, slots=True)
