@@ -204,7 +204,7 @@ def _structure(value: Any, schema: Schema, path: str) -> Iterator[_Finding]:
     if value is None:
         return
     if "enum" in schema and value not in schema["enum"]:
-        supported = ", ".join(json.dumps(choice) for choice in sorted(schema["enum"], key=str))
+        supported = ", ".join(json.dumps(choice) for choice in schema["enum"])
         yield _blocking(path, f"Unsupported value: {json.dumps(value)}: supported values: {supported}")
     if isinstance(value, str):
         yield from _string(value, schema, path)
