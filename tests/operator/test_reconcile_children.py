@@ -92,7 +92,7 @@ class TestMaking:
 SPECS: dict[str, Json] = {
     "the smallest": {},
     "one with everything": {
-        "storage": {"filesystem": {"size": "1024Mi", "storageClassName": "fast", "accessModes": ["ReadWriteMany"]}},
+        "storage": {"filesystem": {"size": "1024Mi", "accessModes": ["ReadWriteMany"]}},
         "access": {
             "anonymous": "pull",
             "policies": [{"subjects": ["user:admin"], "repositories": ["a/**", "b/*"], "actions": ["pull", "push"]}],

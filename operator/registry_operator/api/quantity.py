@@ -1,5 +1,6 @@
 """Kubernetes quantities: `1000m`, `1` and `1e0` are the same amount."""
 
+import re
 from decimal import Decimal
 from typing import Final
 
@@ -12,12 +13,14 @@ _FACTORS: Final = {
     **{suffix: Decimal(1024) ** power for power, suffix in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), start=1)},
 }
 
+_QUANTITY: Final = re.compile(
+    rf"(?P<number>[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?)(?P<suffix>{'|'.join(_FACTORS)})"
+)
+
 
 def amount(quantity: str | int) -> Decimal:
     """The number a quantity stands for. Raises ValueError where it stands for none."""
-    text = str(quantity)
-    number = text.rstrip("".join(set("".join(_FACTORS))))
-    try:
-        return Decimal(number) * _FACTORS[text[len(number) :]]
-    except (ArithmeticError, KeyError):
-        raise ValueError(f"{text!r} is not a quantity such as 500m, 2 or 10Gi") from None
+    match = _QUANTITY.fullmatch(str(quantity))
+    if match is None:
+        raise ValueError(f"{quantity!r} is not a quantity such as 500m, 2 or 10Gi")
+    return Decimal(match["number"]) * _FACTORS[match["suffix"]]

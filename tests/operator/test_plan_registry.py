@@ -1,0 +1,231 @@
+"""The plan: pure, so a Registry and what is known of the world give the children, byte for byte."""
+
+import base64
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry_operator.api.placement import Placement
+from registry_operator.api.registry import Registry
+from registry_operator.plan import Facts, KeyPair, Login, OwnTls, plan_registry
+from registry_operator.plan.render import render
+from registry_server import config
+
+Json = dict[str, Any]
+
+POD = Placement(
+    config_directory="/etc/regatta",
+    tls_directory="/etc/regatta/tls",
+    auth_directory="/etc/regatta/auth",
+    data_directory="/var/lib/registry",
+    listen=":5000",
+    debug_listen=":5001",
+    hosts=("team", "team.images.svc"),
+    address="team.images.svc:5000",
+)
+PROCESS = Placement(
+    config_directory="/state/config",
+    tls_directory="/state/tls",
+    auth_directory="/state/auth",
+    data_directory="/state/data",
+    listen="127.0.0.1:5000",
+    debug_listen="127.0.0.1:20001",
+    hosts=("localhost", "::1"),
+    address="localhost:5000",
+)
+FACTS = Facts(
+    own_tls=OwnTls(KeyPair("authority", "authority's key"), KeyPair("server", "server's key")),
+    login=Login("admin", "password", "admin:$2b$hash"),
+)
+
+
+def registry(spec: Json | None = None, name: str = "team") -> Registry:
+    """A Registry as the API server has it."""
+    metadata = {"name": name, "namespace": "images", "uid": "3c5a"}
+    return Registry.model_validate({"metadata": metadata, "spec": spec or {}})
+
+
+def plan(spec: Json | None = None, facts: Facts = FACTS, placement: Placement = POD) -> dict[str, Json]:
+    """The children by kind and ending of the name, as in `Secret-tls`."""
+    children = plan_registry(registry(spec), facts, placement)
+    return {f"{child['kind']}{child['metadata']['name'].removeprefix('team')}": child for child in children}
+
+
+def settings(spec: Json | None = None, placement: Placement = POD) -> Json:
+    """The server's configuration, as the server reads it."""
+    text = base64.b64decode(plan(spec, placement=placement)["Secret-config"]["data"]["config.yml"])
+    return dict(yaml.safe_load(text))
+
+
+def container(child: Json) -> Json:
+    """The one container of a Deployment."""
+    (only,) = child["spec"]["template"]["spec"]["containers"]
+    return dict(only)
+
+
+class TestServerConfiguration:
+    """What the server is told."""
+
+    def test_the_server_takes_it(self, tmp_path: Path) -> None:
+        """Without a warning, and writes it as it is."""
+        here = replace(PROCESS, tls_directory=str(tmp_path), auth_directory=str(tmp_path), data_directory=str(tmp_path))
+        for name in ("tls.crt", "tls.key", "htpasswd"):
+            (tmp_path / name).touch()
+        file = tmp_path / "config.yml"
+        file.write_bytes(base64.b64decode(plan(placement=here)["Secret-config"]["data"]["config.yml"]))
+        loaded = config.load(file, {})
+        assert loaded.warnings == ()
+        assert config.dump(loaded.config) == file.read_text()
+
+    def test_it_differs_between_places_in_addresses_and_paths_alone(self) -> None:
+        """Local mode and the cluster run the same registry."""
+        in_pod = config.dump(config.Config.model_validate(settings(placement=POD)))
+        on_machine = config.dump(config.Config.model_validate(settings(placement=PROCESS)))
+        replaced = (
+            on_machine.replace("127.0.0.1:5000", ":5000")
+            .replace("127.0.0.1:20001", ":5001")
+            .replace("/state/data", "/var/lib/registry")
+            .replace("/state/", "/etc/regatta/")
+        )
+        assert replaced == in_pod
+
+    def test_tls_is_on_unless_disabled(self) -> None:
+        """Plain HTTP takes a decision."""
+        assert settings()["http"]["tls"] == {
+            "certificate": "/etc/regatta/tls/tls.crt",
+            "key": "/etc/regatta/tls/tls.key",
+        }
+        assert "tls" not in settings({"tls": {"disabled": {}}})["http"]
+
+    def test_a_login_is_always_asked_for(self) -> None:
+        """What anonymous clients may do, policies say."""
+        for spec in ({}, {"access": {"anonymous": "pull"}}, {"tls": {"disabled": {}}}):
+            assert settings(spec)["auth"]["htpasswd"]["path"] == "/etc/regatta/auth/htpasswd"
+
+
+EVERYWHERE = ["**"]
+USERS = {"htpasswd": {"secretRef": {"name": "users"}}}
+CI = {"subjects": ["user:ci"], "repositories": ["team/**"], "role": "writer"}
+
+
+class TestAccess:
+    """Who may do what, from the short forms of the spec."""
+
+    @pytest.mark.parametrize(
+        ("access", "policies"),
+        [
+            ({}, [{"subjects": ["user:admin"], "repositories": EVERYWHERE, "role": "admin"}]),
+            (USERS, [{"subjects": ["authenticated"], "repositories": EVERYWHERE, "role": "admin"}]),
+            ({**USERS, "policies": [CI]}, [CI]),
+            ({**USERS, "policies": []}, []),
+            (
+                {**USERS, "anonymous": "pull", "policies": [CI]},
+                [{"subjects": ["anonymous"], "repositories": EVERYWHERE, "actions": ["pull"]}, CI],
+            ),
+        ],
+        ids=["generated login", "users", "users with policies", "users who may do nothing", "public"],
+    )
+    def test_it_becomes_policies(self, access: Json, policies: list[Json]) -> None:
+        """And nothing beside them: the server refuses what no policy grants."""
+        assert settings({"access": access})["access"]["policies"] == policies
+
+
+class TestRollout:
+    """Pods are replaced for what they can't take up while they run, and for nothing else."""
+
+    def template(self, spec: Json | None = None, facts: Facts = FACTS) -> Json:
+        """The pods' template."""
+        return dict(plan(spec, facts)["Deployment"]["spec"]["template"])
+
+    @pytest.mark.parametrize(
+        "spec",
+        [
+            {"log": {"level": "debug"}},
+            {"access": {"anonymous": "pull"}},
+            {"tls": {"disabled": {}}},
+            {"image": {"tag": "2"}},
+            {"resources": {"limits": {"cpu": 1}}},
+        ],
+    )
+    def test_another_configuration_rolls(self, spec: Json) -> None:
+        """The server reads it at its start."""
+        assert self.template(spec) != self.template()
+
+    def test_another_certificate_or_password_does_not(self) -> None:
+        """The server reads them again."""
+        other = Facts(
+            own_tls=OwnTls(KeyPair("authority 2", "key 2"), KeyPair("server 2", "key 2")),
+            login=Login("admin", "password 2", "admin:$2b$hash2"),
+        )
+        assert self.template(facts=other) == self.template()
+
+    @pytest.mark.parametrize(
+        "spec", [{"service": {"type": "NodePort", "port": 443}}, {"storage": {"filesystem": {"size": "20Gi"}}}]
+    )
+    def test_what_is_none_of_the_pods_business_does_not(self, spec: Json) -> None:
+        """Services and sizes change around running pods."""
+        assert self.template(spec) == self.template()
+
+    def test_a_pod_has_time_to_drain(self) -> None:
+        """Endpoints forget it, then the server finishes what is under way, then it ends."""
+        deployment = plan()["Deployment"]
+        pod = deployment["spec"]["template"]["spec"]
+        drain = config.parse_duration(settings()["http"]["draintimeout"]).total_seconds()
+        pause = container(deployment)["lifecycle"]["preStop"]["sleep"]["seconds"]
+        assert pod["terminationGracePeriodSeconds"] > pause + drain
+
+
+class TestPods:
+    """What runs, and with which rights."""
+
+    def test_it_may_write_nowhere_but_to_its_volume(self) -> None:
+        """And to a small scratch directory."""
+        mounts = container(plan()["Deployment"])["volumeMounts"]
+        assert {mount["mountPath"] for mount in mounts if not mount.get("readOnly")} == {"/var/lib/registry", "/tmp"}  # noqa: S108
+
+    def test_the_operators_version_runs_unless_said_otherwise(self) -> None:
+        """A tag of your own stays."""
+        from importlib.metadata import version
+
+        assert container(plan()["Deployment"])["image"] == f"regatta/registry-server:{version('regatta')}"
+        image = {"repository": "mirror.example.com/registry", "tag": "9"}
+        assert container(plan({"image": image})["Deployment"])["image"] == "mirror.example.com/registry:9"
+
+    def test_probes_ask_the_debug_port(self) -> None:
+        """Which needs neither certificate nor login; only readiness asks for the storage."""
+        registry = container(plan()["Deployment"])
+        asked = {name: registry[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
+        assert {name: each["path"] for name, each in asked.items()} == {
+            "startup": "/healthz",
+            "liveness": "/healthz",
+            "readiness": "/readyz",
+        }
+        assert {each["port"] for each in asked.values()} == {"debug"}
+
+    def test_replicas_are_spread_by_themselves(self) -> None:
+        """Nobody has to repeat the labels."""
+        spec = {"scheduling": {"topologySpreadConstraints": [{"topologyKey": "zone"}]}}
+        deployment = plan(spec)["Deployment"]
+        (constraint,) = deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]
+        assert constraint["labelSelector"] == deployment["spec"]["selector"]
+
+
+class TestTemplates:
+    """Values reach the manifests as they are."""
+
+    @given(st.text())
+    def test_any_text(self, text: str) -> None:
+        """Nothing that a person writes breaks out of its place, or is read as something else."""
+        service = registry({"service": {"annotations": {"note": text}}}).spec.service
+        metadata = {"name": "team", "annotations": service.annotations}
+        assert render("service", metadata=metadata, service=service, selector={}, tls=True)["metadata"] == metadata
+
+    def test_a_missing_value_is_an_error(self) -> None:
+        """Not an empty place in a manifest."""
+        with pytest.raises(TypeError, match="Undefined"):
+            render("service_account")
