@@ -21,12 +21,18 @@ def main(arguments: list[str] | None = None) -> int:
         description="Makes the tools available and shows where each comes from. A tool that cannot be had is reported, "
         "and its tests are skipped. Exit code 1 if it was asked for by name or REGATTA_REQUIRE_ALL=1.",
     )
-    command.add_argument("name", nargs="*", help=f"one or more of {', '.join(TOOLS)}; all without any")
-    names = parser.parse_args(arguments).name
+    command.add_argument(
+        "name", nargs="*", help=f"one or more of {', '.join(TOOLS)}; without any all but those for end-to-end tests"
+    )
+    command.add_argument("--e2e", action="store_true", help="also what only the end-to-end tests need: a whole cluster")
+    parsed = parser.parse_args(arguments)
+    names: list[str] = parsed.name
     if unknown := set(names) - set(TOOLS):
         parser.error(f"unknown tool {', '.join(sorted(unknown))}; there are {', '.join(TOOLS)}")
     # Go is obtained when there is something to build.
-    missing = _ensure(names or [name for name in TOOLS if name != "go"])
+    missing = _ensure(
+        names or [tool.name for tool in TOOLS.values() if tool.name != "go" and (parsed.e2e or not tool.e2e)]
+    )
     return int(missing and (bool(names) or os.environ.get("REGATTA_REQUIRE_ALL") == "1"))
 
 

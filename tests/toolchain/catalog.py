@@ -16,6 +16,7 @@ class OnPath:
     at_least: tuple[int, int] = (0, 0)
     below: tuple[int, int] = (9999, 0)
     static: bool = False  # statically linked only: it has to run in an empty root
+    folders: tuple[str, ...] = ()  # where to look instead of PATH
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Tool:
     on_path: OnPath | None = None  # None: its name is too common for PATH to be trusted
     env_dir: str | None = None  # an environment variable that names a folder which holds it
     binary: str = ""  # its path inside the cache entry, the name by default
+    e2e: bool = False  # only the end-to-end tests need it
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "binary", self.binary or self.name)
@@ -71,6 +73,8 @@ class Tool:
 
 KUBERNETES = "1.36.3"
 ETCD = "3.7.3"
+COREDNS = "1.15.0"
+HELM = "3.22.0"
 CRANE = "0.22.1"
 DISTRIBUTION = "3.1.2"
 CONFORMANCE = "0.0.0-20260831232431-97274622c111"  # the suite as rewritten in 2026; it has no releases
@@ -83,12 +87,13 @@ _DISTRIBUTION_ARCHIVE = (
 )
 
 
-def _kubernetes(name: str, on_path: OnPath) -> Tool:
+def _kubernetes(name: str, on_path: OnPath, *, env_dir: str | None = None, e2e: bool = False) -> Tool:
     return Tool(
         name,
         KUBERNETES,
-        env_dir="KUBEBUILDER_ASSETS",
+        env_dir=env_dir,
         on_path=on_path,
+        e2e=e2e,
         sources=(
             Release(f"{_KUBERNETES_BIN}/{name}", f"{_KUBERNETES_BIN}/{name}.sha256"),
             GoBuild(
@@ -132,9 +137,15 @@ TOOLS: dict[str, Tool] = {
                 ),
             ),
         ),
-        _kubernetes("kube-apiserver", OnPath(at_least=(1, 36), below=(1, 37))),
+        _kubernetes("kube-apiserver", OnPath(at_least=(1, 36), below=(1, 37)), env_dir="KUBEBUILDER_ASSETS"),
         # A kubectl is supported one minor version away from the server.
-        _kubernetes("kubectl", OnPath(("version", "--client"), at_least=(1, 35), below=(1, 38))),
+        _kubernetes(
+            "kubectl", OnPath(("version", "--client"), at_least=(1, 35), below=(1, 38)), env_dir="KUBEBUILDER_ASSETS"
+        ),
+        *(
+            _kubernetes(name, OnPath(at_least=(1, 36), below=(1, 37)), e2e=True)
+            for name in ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
+        ),
         Tool(
             "etcd",
             ETCD,
@@ -168,5 +179,46 @@ TOOLS: dict[str, Tool] = {
         Tool("dockerd", "any", (Debian("docker.io"),), OnPath(at_least=(20, 10))),
         Tool("docker", "any", (Debian("docker.io"),), OnPath(at_least=(20, 10))),
         Tool("busybox", "any", (Debian("busybox-static"),), OnPath(("--help",), at_least=(1, 30), static=True)),
+        # The rest of a whole cluster.
+        Tool(
+            "coredns",
+            COREDNS,
+            on_path=OnPath(("-version",), at_least=(1, 12), static=True),
+            sources=(
+                Release(
+                    f"{_GITHUB}/coredns/coredns/releases/download/v{COREDNS}/coredns_{COREDNS}_{OS}_{ARCH}.tgz",
+                    f"{_GITHUB}/coredns/coredns/releases/download/v{COREDNS}/coredns_{COREDNS}_{OS}_{ARCH}.tgz.sha256",
+                    member="coredns",
+                ),
+                GoBuild("github.com/coredns/coredns", "github.com/coredns/coredns"),
+            ),
+            e2e=True,
+        ),
+        Tool(
+            "helm",
+            HELM,
+            on_path=OnPath(("version", "--short"), at_least=(3, 14), below=(4, 0)),
+            sources=(
+                Release(
+                    f"https://get.helm.sh/helm-v{HELM}-{OS}-{ARCH}.tar.gz",
+                    f"https://get.helm.sh/helm-v{HELM}-{OS}-{ARCH}.tar.gz.sha256sum",
+                    member=f"{OS}-{ARCH}/helm",
+                ),
+                GoBuild("helm.sh/helm/v3", "helm.sh/helm/v3/cmd/helm", ("helm.sh/helm/v3/internal/version.version",)),
+            ),
+            e2e=True,
+        ),
+        Tool("containerd", "any", (Debian("containerd"),), OnPath(at_least=(1, 6)), e2e=True),
+        Tool("ctr", "any", (Debian("containerd"),), OnPath(at_least=(1, 6)), e2e=True),
+        Tool("runc", "any", (Debian("runc"),), OnPath(at_least=(1, 1)), e2e=True),
+        Tool("iptables", "any", (Debian("iptables"),), OnPath(at_least=(1, 8)), e2e=True),
+        # One of the CNI plugins stands for all; iproute2 has another program of its name.
+        Tool(
+            "bridge",
+            "any",
+            (Debian("containernetworking-plugins"),),
+            OnPath(folders=("/opt/cni/bin", "/usr/lib/cni")),
+            e2e=True,
+        ),
     )
 }

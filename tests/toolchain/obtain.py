@@ -142,7 +142,8 @@ def _locked(wanted: Tool) -> Iterator[None]:
 def _on_path(wanted: Tool) -> Path | None:
     if wanted.on_path is None:
         return None
-    found = shutil.which(wanted.name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), _SYSTEM_PATH)))
+    folders = wanted.on_path.folders or (os.environ.get("PATH", os.defpath), _SYSTEM_PATH)
+    found = shutil.which(wanted.name, path=os.pathsep.join(folders))
     return Path(found) if found and _fits(Path(found), wanted.on_path) else None
 
 
