@@ -47,6 +47,11 @@ class Manifest:
         document = _load(content)
         if document.get("schemaVersion") != 2:
             raise ManifestInvalid("schemaVersion must be 2")
+        if _has(document, "manifests") and (_has(document, "config") or _has(document, "layers")):
+            # Two clients could see two things behind one digest (CVE-2021-41190).
+            raise ManifestInvalid(
+                "the manifest has the fields of an image and those of an index; it must be one of them"
+            )
         declared = document.get("mediaType")
         media_type = media_type or declared or _guess(document)
         if media_type not in SUPPORTED:
@@ -55,6 +60,9 @@ class Manifest:
             )
         if declared is not None and declared != media_type:
             raise ManifestInvalid(f"mediaType is {str(declared)[:100]!r} but Content-Type says {media_type!r}")
+        if declared is None and media_type != _guess(document):
+            # Storage keeps the content alone, so whoever pulls it would be told another type than was pushed.
+            raise ManifestInvalid(f"the field mediaType is missing; it must be {media_type!r}")
         return cls._read(content, document, media_type)
 
     @classmethod
@@ -118,8 +126,12 @@ def _guess(document: dict[str, Any]) -> str:
     return OCI_INDEX if "manifests" in document else OCI_IMAGE
 
 
+def _has(document: dict[str, Any], field: str) -> bool:
+    return document.get(field) is not None
+
+
 def _list(document: dict[str, Any], field: str) -> list[dict[str, Any]]:
-    entries = document.get(field) or []
+    entries = document[field] if _has(document, field) else []
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ManifestInvalid(f"{field} must be a list of descriptors")
     return entries
