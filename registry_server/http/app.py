@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 API_VERSION: Final = ("docker-distribution-api-version", "registry/2.0")
 CLOSE: Final = ("connection", "close")
+DRAINED: Final = 16 << 20
+"""Bytes of a refused request's body that are taken before the answer; whoever sends more may miss it."""
 NOT_FOUND: Final = b'{"errors":[{"code":"NOT_FOUND","message":"there is nothing at this path; the API is below /v2/"}]}'
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
@@ -78,8 +80,11 @@ class App:
         """Answer one request, and ask for its connection to be closed if it is `closing`."""
         began = time.perf_counter()
         self.metrics.in_flight += 1
-        request = Request(scope.method, scope.path, scope.query_string, scope.headers, scope.client, _Body(protocol))
+        body = _Body(protocol)
+        request = Request(scope.method, scope.path, scope.query_string, scope.headers, scope.client, body)
         target, response = await self._respond(request, scope.scheme)
+        if response.status >= 400 and request.method in _WITH_BODY and request.headers.get("expect") is None:
+            await body.drain()
         request_id = self._request_id(request)
         response.headers += (API_VERSION, ("x-request-id", request_id), *self.headers)
         if closing and scope.http_version == "1.1":
@@ -89,7 +94,7 @@ class App:
         self.metrics.in_flight -= 1
         sent = 0 if request.method == "HEAD" else response.length
         route = "unknown" if target is None else target.resource
-        received = request.body.received if isinstance(request.body, _Body) else 0
+        received = body.received
         method = request.method if request.method in _METHODS else "OTHER"
         self.metrics.request(route, method, response.status, seconds, received, sent)
         if self.access_log is not None:
@@ -278,21 +283,43 @@ def send(protocol: Exchange, response: Response, *, head: bool) -> None:
 
 
 class _Body:
-    """A request's body, its bytes counted."""
+    """A request's body, its bytes counted. The engine lets it be iterated once; here one may stop and go on."""
 
-    __slots__ = ("_protocol", "received")
+    __slots__ = ("_ended", "_pieces", "_protocol", "received")
 
     def __init__(self, protocol: Exchange) -> None:
         self._protocol = protocol
+        self._pieces: AsyncIterator[bytes] | None = None
+        self._ended = False
         self.received = 0
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for piece in self._protocol:
-            if piece:
-                self.received += len(piece)
-                yield piece
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._ended:
+            raise StopAsyncIteration
+        if self._pieces is None:
+            self._pieces = aiter(self._protocol)
+        piece = b""
+        while not piece:
+            try:
+                piece = await anext(self._pieces)  # no default for its end: Granian's awaitables crash in its wrapper
+            except StopAsyncIteration:
+                self._ended = True
+                raise
+        self.received += len(piece)
+        return piece
+
+    async def drain(self) -> None:
+        """Take what a refused client is still sending: closed too early, its connection would lose it the answer."""
+        limit = self.received + DRAINED
+        async for _ in self:
+            if self.received > limit:
+                return
 
 
+_WITH_BODY: Final = frozenset({"PUT", "POST", "PATCH"})
 _METHODS: Final = frozenset({"GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS"})
 _UPLOAD_EVENTS: Final = {
     ("POST", 202): "started",
