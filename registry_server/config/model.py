@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from registry_server.config.scalars import Address, AsText, Duration, ListenAddress, PlainFloat, PlainInt, Text
+from registry_server.config.scalars import Address, AsText, Duration, ListenAddress, Text
 
 Action = Literal["pull", "push", "delete"]
 Role = Literal["reader", "writer", "maintainer", "admin"]
@@ -49,20 +49,6 @@ def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
-def _plain_numbers(value: Any) -> Any:
-    """Without the text that YAML's numbers carry for the sake of `Text`."""
-    match value:
-        case dict():
-            return {key: _plain_numbers(one) for key, one in value.items()}
-        case list():
-            return [_plain_numbers(one) for one in value]
-        case PlainInt():
-            return int(value)
-        case PlainFloat():
-            return float(value)
-    return value
-
-
 def _formatter(value: Any) -> Any:
     if value == "logstash":
         raise ValueError("logstash is a format of distribution's that Regatta does not implement yet; use json")
@@ -80,7 +66,7 @@ class Log(Section):
 
     level: Annotated[Literal["error", "warn", "info", "debug"], BeforeValidator(_lower)] = "info"
     formatter: Annotated[Literal["text", "json"], BeforeValidator(_formatter)] = "text"
-    fields: Annotated[dict[str, Any], AfterValidator(_plain_numbers)] = {}
+    fields: dict[str, Any] = {}
     accesslog: AccessLog = AccessLog()
 
 

@@ -100,9 +100,13 @@ class TestLogins:
         with pytest.raises(Unauthenticated):
             asyncio.run(logins.authenticate(header))
 
-    def test_overlong_headers_are_refused(self, logins: Authenticator) -> None:
+    def test_overlong_headers_are_refused_unread(self, file: Path) -> None:
+        file.write_text(entry("alice", "x" * 72, 4))
+        logins = Authenticator(file)
+        assert login(logins, "alice", "x" * 1000).name == "alice"
         with pytest.raises(Unauthenticated):
             login(logins, "alice", "x" * 4096)
+        logins.close()
 
     @settings(deadline=None, max_examples=50)
     @given(header=st.text(), password=st.binary(max_size=80))

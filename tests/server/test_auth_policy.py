@@ -109,9 +109,9 @@ class TestGlobs:
     @pytest.mark.parametrize(
         ("glob", "matching", "others"),
         [
-            ("**", ["a", "a/b", "a/b/c"], []),
+            ("**", ["a", "a/b", "a/b/c"], ["", "a/"]),
             ("*", ["a", "abc"], ["a/b"]),
-            ("team/**", ["team/a", "team/a/b"], ["team", "teams/a", "x/team/a"]),
+            ("team/**", ["team/a", "team/a/b"], ["team", "team/", "teams/a", "x/team/a"]),
             ("team/*", ["team/a"], ["team", "team/a/b"]),
             ("**/cache", ["cache", "a/cache", "a/b/cache"], ["cache/a", "mycache"]),
             ("a/**/b", ["a/b", "a/x/b", "a/x/y/b"], ["a", "ab", "a/b/c"]),

@@ -431,7 +431,9 @@ configs = st.builds(
         Log,
         level=st.sampled_from(["error", "warn", "info", "debug"]),
         fields=st.dictionaries(
-            names, st.booleans() | st.integers() | st.text(st.characters(codec="utf-8")), max_size=3
+            names,
+            st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec="utf-8")),
+            max_size=3,
         ),
     ),
     access=st.none() | st.builds(Access, policies=st.lists(policies, max_size=3)),
