@@ -6,6 +6,7 @@ import pytest
 
 from tests.fixtures.kubernetes import KubeAPI
 from tests.operator.kube import Kube, Wire
+from tests.operator.reconcile_world import World
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +21,12 @@ def kube(kube_api: KubeAPI) -> Iterator[Kube]:
 def namespace(kube: Kube) -> str:
     """A namespace of the test's own."""
     return kube.api.namespace("operator")
+
+
+@pytest.fixture
+def world(kube: Kube) -> World:
+    """A namespace in which a test reconciles when it likes."""
+    return World(kube)
 
 
 @pytest.fixture

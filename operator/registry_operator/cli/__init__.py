@@ -35,9 +35,9 @@ def main() -> None:
     """Keep a running container registry for each Registry manifest.
 
     \b
-    On a cluster:      kubectl apply -k manifests/install
-                       (or, against the current kubeconfig: registry-operator run)
     On this machine:   registry-operator local up registry.yaml
+    On a cluster:      registry-operator crds | kubectl apply --server-side -f -
+                       registry-operator run
 
     A manifest as small as this gives a registry with TLS and a generated login:
 

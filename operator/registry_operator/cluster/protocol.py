@@ -22,6 +22,9 @@ class Key:
     namespace: str | None
     name: str
 
+    def __str__(self) -> str:
+        return f"{self.kind.name} {f'{self.namespace}/' if self.namespace else ''}{self.name}"
+
 
 class Rejected(Exception):
     """The cluster refused a write for good: validation, admission, immutable field or missing permission.

@@ -78,10 +78,24 @@ def settings() -> kopf.OperatorSettings:
     chosen.queueing.exit_timeout = 1.0
     chosen.networking.request_timeout = 2 * REQUEST_SECONDS
     chosen.process.ultimate_exiting_timeout = None
+    chosen.persistence.diffbase_storage = _NoDiff()
     for kind in CHILDREN:
         group, _, version = kind.api_version.rpartition("/")
         chosen.watching.label_selectors[group, version, kind.plural] = selector_of(kind)
     return chosen
+
+
+class _NoDiff(kopf.DiffBaseStorage):
+    """Spares kopf a deep copy of every object of every event, for a difference that no handler of ours looks at."""
+
+    def build(self, **_: Any) -> Any:
+        return {}
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        pass
 
 
 def _on_event(

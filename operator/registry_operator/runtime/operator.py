@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -51,6 +52,8 @@ class Options:
 
 async def run(options: Options) -> None:
     """Run until SIGTERM or SIGINT. Raises CredentialsError, AddressInUse, and what makes watching impossible."""
+    # What runs beside the loop is computation, such as bcrypt: more threads would only take turns away from the loop.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
     stop = asyncio.Event()
     _stop_on_signals(stop)
     health = server.Health()

@@ -83,6 +83,6 @@ def _explained(error: Exception) -> str:
     if "could not find the requested resource" in str(error):
         return (
             f"the API server does not know the kind {REGISTRY.name} ({REGISTRY.api_version}); "
-            "install it with `registry-operator crds | kubectl apply -f -`"
+            "install it with `registry-operator crds | kubectl apply --server-side -f -`"
         )
     return str(error)

@@ -8,6 +8,7 @@ and the finding of credentials (kubeconfig with exec plugins and OIDC, or the po
                 └─► Unavailable   no connection, 401, 408, 429, 5xx: worth a retry
 """
 
+import asyncio
 import json
 import logging
 import os
@@ -26,15 +27,19 @@ from yaml import YAMLError
 from yarl import URL
 
 from registry_operator.api.kinds import Kind
+from registry_operator.api.text import yaml_safe_json
 from registry_operator.cluster.protocol import Rejected, Unavailable
 
 JSON: Final = "application/json"
-APPLY: Final = "application/apply-patch+yaml"
+APPLY: Final = "application/apply-patch+yaml; charset=utf-8"
+"""Read as YAML, so plain JSON won't do; with a charset the client sends the text that it is given as it is."""
 METADATA_ONLY: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 REQUEST_SECONDS: Final = 30.0
 SILENCE_SECONDS: Final = 70.0
 """How long a watch may stay silent: the server sends a bookmark every minute."""
+
+GOODBYE_SECONDS: Final = 0.25
 
 PAGE: Final = 500
 """Objects a page of a LIST, so that neither side holds a whole fleet as one text."""
@@ -100,7 +105,7 @@ class Api:
             if in_pod and "KUBECONFIG" not in os.environ:
                 load_incluster_config(configuration)  # type: ignore[no-untyped-call]
                 namespace = (SERVICE_ACCOUNT / "namespace").read_text().strip()
-            elif any(Path(file).expanduser().is_file() for file in kubeconfig.split(os.pathsep)):
+            elif _any_exists(kubeconfig):
                 loader = await load_kube_config(  # type: ignore[no-untyped-call]
                     config_file=kubeconfig, client_configuration=configuration, persist_config=False
                 )
@@ -118,6 +123,8 @@ class Api:
     async def close(self) -> None:
         """Close all connections."""
         await self._http.close()
+        # Those of cancelled requests are still ending TLS, and aiohttp waits only for the others.
+        await asyncio.sleep(GOODBYE_SECONDS)
 
     async def request(
         self,
@@ -203,12 +210,17 @@ class Api:
         url = f"{self.configuration.host}{where}" + (f"?{urlencode(query)}" if query else "")
         if isinstance(timeout, float):
             timeout = aiohttp.ClientTimeout(total=timeout)
+        sent = yaml_safe_json(body) if content_type == APPLY else body
         answer = await self._http.request(  # type: ignore[no-untyped-call]
-            method, URL(url, encoded=True), headers=headers, body=body, _request_timeout=timeout
+            method, URL(url, encoded=True), headers=headers, body=sent, _request_timeout=timeout
         )
         response = answer.response
         assert isinstance(response, aiohttp.ClientResponse)  # noqa: S101
         return response
+
+
+def _any_exists(files: str) -> bool:
+    return any(Path(file).expanduser().is_file() for file in files.split(os.pathsep))
 
 
 def _raise_for_status(code: int, raw: bytes) -> None:
