@@ -33,10 +33,10 @@ Handler = Callable[[Request, Target, Visible], Awaitable[Response]]
 JSON: Final = ("content-type", "application/json")
 IMMUTABLE: Final = ("cache-control", "max-age=31536000")
 
-_CONTENT_RANGE = re.compile(r"(?:bytes[ =])?(\d{1,18})-(\d{1,18})(?:/(?:\d{1,18}|\*))?")
-_BYTE_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
-_COUNT = re.compile(r"\d{1,18}")
-_LENGTH = re.compile(r"\d{1,18}")
+_CONTENT_RANGE = re.compile(r"(?:bytes[ =])?(\d{1,18})-(\d{1,18})(?:/(?:\d{1,18}|\*))?", re.ASCII)
+_BYTE_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
+_COUNT = re.compile(r"\d{1,18}", re.ASCII)
+_LENGTH = re.compile(r"\d{1,18}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,12 @@ class Handlers:
         headers = _blob_headers(digest)
         if _not_modified(request, digest):
             return Response(304, headers)
-        wanted = _wanted_range(request, digest, blob.size)
+        try:
+            wanted = _wanted_range(request, digest, blob.size)
+        except RangeInvalid as error:
+            response = error_response(error)
+            response.headers.append(("content-range", f"bytes */{blob.size}"))
+            return response
         if wanted is None:
             return Response(200, headers, File(blob.path, 0, blob.size) if blob.size else b"")
         start, end = wanted
