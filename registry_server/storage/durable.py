@@ -4,14 +4,16 @@ A file is durable when its content is synced and so is every directory entry on 
 whole or not at all. All functions block and are called in worker threads.
 """
 
+import errno
 import os
+import shutil
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache
-from typing import TypeVar
+from typing import Final
 
-T = TypeVar("T")
+ATTEMPTS: Final = 8
+"""Times that something is tried which others may undo at the same moment."""
 
 
 def sync_directory(path: str) -> None:
@@ -25,21 +27,56 @@ def sync_directory(path: str) -> None:
 
 def make_directories(path: str) -> None:
     """Create a directory and its missing parents, each with a durable entry."""
-    try:
-        os.mkdir(path)
-    except FileExistsError:
-        _sync_entry_once(path)
-    except FileNotFoundError:
-        make_directories(os.path.dirname(path))
-        make_directories(path)
-    else:
-        sync_directory(os.path.dirname(path))
+    with suppress(FileExistsError):
+        try:
+            os.mkdir(path)
+        except FileNotFoundError:
+            make_directories(os.path.dirname(path))
+            os.mkdir(path)
+    # Also when another process made it: that one may not have synced it yet.
+    sync_directory(os.path.dirname(path))
 
 
 def write_file(path: str, content: bytes) -> None:
     """Create or replace a file: a reader sees the old content or the new, never a part."""
+    _in_directory_of(path, lambda: _write_file(path, content))
+
+
+def move_file(source: str, target: str) -> None:
+    """Give a file whose content is already synced its final name. Raises FileNotFoundError without `source`."""
+    _in_directory_of(target, lambda: os.rename(source, target))
+    sync_directory(os.path.dirname(target))
+
+
+def remove_tree(path: str) -> bool:
+    """Remove a directory with all that is in it; False where there was none. Not yet durable.
+
+    What others put into it meanwhile goes as well.
+    """
+    for _ in range(ATTEMPTS):
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+        else:
+            return True
+    shutil.rmtree(path)
+    return True
+
+
+def write_all(descriptor: int, content: bytes) -> None:
+    """`os.write`, until nothing is left."""
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _write_file(path: str, content: bytes) -> None:
     temporary = f"{path}.{uuid.uuid4()}.tmp"
-    descriptor = _in_directory_of(path, lambda: os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         try:
             write_all(descriptor, content)
@@ -54,33 +91,15 @@ def write_file(path: str, content: bytes) -> None:
     sync_directory(os.path.dirname(path))
 
 
-def move_file(source: str, target: str) -> None:
-    """Give a file whose content is already synced its final name. Raises FileNotFoundError without `source`."""
-    _in_directory_of(target, lambda: os.rename(source, target))
-    sync_directory(os.path.dirname(target))
-
-
-def write_all(descriptor: int, content: bytes) -> None:
-    """`os.write`, until nothing is left."""
-    view = memoryview(content)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-@lru_cache(maxsize=65_536)
-def _sync_entry_once(directory: str) -> None:
-    """Sync the entry of a directory that another process made and may not have synced yet."""
-    sync_directory(os.path.dirname(directory))
-
-
-def _in_directory_of(path: str, create: Callable[[], T]) -> T:
+def _in_directory_of(path: str, create: Callable[[], None]) -> None:
     """Do what needs the directory of `path`, making it first where it is missing.
 
-    Another process may remove an empty directory between the two steps, hence a second try.
+    Another request may remove it at any time, hence further tries.
     """
-    for _ in range(2):
+    for _ in range(ATTEMPTS):
         try:
             return create()
         except FileNotFoundError:
-            make_directories(os.path.dirname(path))
+            with suppress(FileNotFoundError):
+                make_directories(os.path.dirname(path))
     return create()

@@ -314,15 +314,17 @@ def _digest_of_file(path: str, algorithm: str) -> Digest:
 
 
 def _remove(path: str) -> bool:
-    try:
-        if os.path.isdir(path):
-            shutil.rmtree(path)
-        else:
+    if os.path.isdir(path):
+        found = durable.remove_tree(path)
+    else:
+        try:
             os.unlink(path)
-    except FileNotFoundError:
-        return False
-    durable.sync_directory(os.path.dirname(path))
-    return True
+            found = True
+        except FileNotFoundError:
+            found = False
+    if found:
+        durable.sync_directory(os.path.dirname(path))
+    return found
 
 
 def _folders_with(root: str, until: str, prefix: str = "") -> list[str]:
