@@ -82,7 +82,11 @@ def serve(config: Path, workers: int | None) -> None:
     _say([f"warning: {warning}" for warning in loaded.warnings], "yellow")
     from registry_server.serve import run
 
-    sys.exit(run(loaded.config, workers=workers or available_cpus()))
+    try:
+        code = run(loaded.config, workers=workers or available_cpus())
+    except ConfigError as error:
+        raise ConfigError(*(f"{config}: {fault}" for fault in error.faults)) from error
+    sys.exit(code)
 
 
 @main.command()

@@ -72,7 +72,7 @@ class Certificate:
         try:
             certificate = cls(chain.read_bytes(), key.read_bytes(), SSLProtocols(minimum))
             with certificate.files() as (chain_file, key_file):
-                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(chain_file, key_file)
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(chain_file, key_file, _no_passphrase)
         except OSError as error:  # ssl.SSLError is one
             reason = getattr(error, "reason", None) or error.strerror or str(error)
             raise CertificateError(f"certificate {chain} with key {key}: {reason}") from error
@@ -83,6 +83,11 @@ class Certificate:
         """Paths to read both from, exactly as they were read, whatever is on disk by now."""
         with _in_memory(self.chain) as chain, _in_memory(self.key) as key:
             yield chain, key
+
+
+def _no_passphrase() -> str:
+    """Without this, OpenSSL would ask on the terminal."""
+    raise CertificateError("the key has a passphrase; store it without one")
 
 
 @contextmanager
