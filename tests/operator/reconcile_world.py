@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import uuid
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,13 +24,16 @@ from registry_operator.cluster.protocol import Key
 from registry_operator.reconcile.registry import Outcome, reconcile_registry
 from tests.operator.kube import Json, Kube
 
+NAMESPACE = Kind("v1", "Namespace", "namespaces", namespaced=False)
+
 
 class World:
     """A namespace. Each reconcile is that of an operator which has just started: it remembers nothing."""
 
-    def __init__(self, kube: Kube, namespace: str) -> None:
+    def __init__(self, kube: Kube) -> None:
         self.kube = kube
-        self.namespace = namespace
+        self.namespace = f"world-{uuid.uuid4().hex[:8]}"
+        kube.create(NAMESPACE, "", self.namespace)
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
 
     # --- what happens
@@ -51,6 +55,11 @@ class World:
         if self.get(SECRET, name) is not None:
             return self.kube.merge(SECRET, self.namespace, name, {"data": encoded})
         return self.kube.create(SECRET, self.namespace, name, data=encoded)
+
+    def delete(self, child: str) -> None:
+        """Somebody deletes a child, given as `Kind/name`."""
+        kind, _, name = child.partition("/")
+        self.kube.delete(next(known for known in CHILDREN if known.name == kind), self.namespace, name)
 
     def pass_time(self, **of: float) -> None:
         """The clock goes on."""

@@ -153,10 +153,10 @@ class TestRejections:
     """The API server itself refuses what can't work, in words that a person can act on."""
 
     @pytest.mark.parametrize("fault", BAD_SPECS)
-    def test_it_rejects(self, registries: Registries, fault: str) -> None:
-        """Each of these manifests."""
+    def test_it_rejects(self, api: KubeAPI, fault: str) -> None:
+        """Each of these manifests; nothing is stored, so they share a namespace."""
         spec, words = BAD_SPECS[fault]
-        assert words in registries.rejection(spec)
+        assert words in Registries(api, "default").rejection(spec)
 
 
 CLAIM = {"storage": {"filesystem": {"existingClaim": "images"}}}

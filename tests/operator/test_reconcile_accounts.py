@@ -4,16 +4,9 @@ import pytest
 
 from registry_operator.api.kinds import DEPLOYMENT, SECRET
 from registry_server.auth.htpasswd import check_password, entry
-from tests.operator.kube import Kube
 from tests.operator.reconcile_world import World
 
 BY_SECRET = {"access": {"htpasswd": {"secretRef": {"name": "users"}}}}
-
-
-@pytest.fixture
-def world(kube: Kube, namespace: str) -> World:
-    """A namespace of the API server."""
-    return World(kube, namespace)
 
 
 def matches(login: dict[str, str]) -> bool:

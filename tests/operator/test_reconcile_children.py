@@ -16,7 +16,7 @@ from registry_operator.api.kinds import (
 )
 from registry_operator.api.names import child_labels
 from registry_operator.reconcile.registry import Outcome
-from tests.operator.kube import Json, Kube
+from tests.operator.kube import Json
 from tests.operator.reconcile_world import World
 
 POD = Kind("v1", "Pod", "pods")
@@ -32,12 +32,6 @@ CHILDREN = [
     "Service/team",
     "ServiceAccount/team",
 ]
-
-
-@pytest.fixture
-def world(kube: Kube, namespace: str) -> World:
-    """A namespace of the API server."""
-    return World(kube, namespace)
 
 
 class TestMaking:
@@ -205,12 +199,13 @@ class TestRepair:
         assert mended["metadata"]["labels"] == good["metadata"]["labels"]
         assert mended["metadata"].get("annotations") == good["metadata"].get("annotations")
 
-    @pytest.mark.parametrize("child", [child for child in CHILDREN if not child.startswith("PersistentVolumeClaim")])
-    def test_a_deleted_child(self, world: World, child: str) -> None:
-        """It is made anew."""
+    def test_deleted_children(self, world: World) -> None:
+        """They are made anew."""
         world.create()
         world.reconcile()
-        world.kube.api.kubectl("-n", world.namespace, "delete", child)
+        for child in CHILDREN:
+            if not child.startswith("PersistentVolumeClaim"):
+                world.delete(child)
         world.reconcile()
         assert world.children() == CHILDREN
 
@@ -323,7 +318,7 @@ class TestNamesOfOthers:
         assert "left from a deleted Registry of the same name" in message
         for child in CHILDREN:
             if not child.startswith("PersistentVolumeClaim"):
-                world.kube.api.kubectl("-n", world.namespace, "delete", child)
+                world.delete(child)
         world.reconcile()
         assert world.condition("Degraded")[0] == "False"
         assert world.the(PERSISTENT_VOLUME_CLAIM, "team-data")["metadata"]["uid"] == volume

@@ -1,16 +1,7 @@
 """The status of a Registry: conditions, times, Events, and no word of a secret."""
 
-import pytest
-
 from registry_operator.api.kinds import DEPLOYMENT, REGISTRY
-from tests.operator.kube import Kube
 from tests.operator.reconcile_world import World, condition
-
-
-@pytest.fixture
-def world(kube: Kube, namespace: str) -> World:
-    """A namespace of the API server."""
-    return World(kube, namespace)
 
 
 class TestConditions:

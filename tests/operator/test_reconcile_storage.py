@@ -5,14 +5,8 @@ import json
 import pytest
 
 from registry_operator.api.kinds import DEPLOYMENT, PERSISTENT_VOLUME_CLAIM, REGISTRY, STORAGE_CLASS
-from tests.operator.kube import Json, Kube
+from tests.operator.kube import Json
 from tests.operator.reconcile_world import World
-
-
-@pytest.fixture
-def world(kube: Kube, namespace: str) -> World:
-    """A namespace of the API server."""
-    return World(kube, namespace)
 
 
 def claim(world: World, name: str, *modes: str) -> Json:

@@ -8,16 +8,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from registry_operator.api.kinds import CONFIG_MAP, DEPLOYMENT, SECRET
 from tests.operator.certificates import key_pem, make_certificate, verify
-from tests.operator.kube import Kube
 from tests.operator.reconcile_world import World
 
 DAY = 24 * 3600
-
-
-@pytest.fixture
-def world(kube: Kube, namespace: str) -> World:
-    """A namespace of the API server."""
-    return World(kube, namespace)
 
 
 def load(pem: str) -> x509.Certificate:

@@ -1,13 +1,16 @@
-"""Registries that no API server would store today: an older CRD may have let them in."""
+"""The reconcile over local mode's engine: it stores what an older CRD may have let in, and its machine may be renamed."""
 
 import asyncio
+import socket
+from base64 import b64decode
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
-from registry_operator.api.kinds import CHILDREN, REGISTRY
+from registry_operator.api.kinds import CHILDREN, REGISTRY, SECRET
 from registry_operator.cluster.local.cluster import Event, LocalCluster
 from registry_operator.cluster.local.state import StateDirectory
 from registry_operator.cluster.protocol import Key, Manifest
@@ -43,6 +46,12 @@ class Machine:
         live = asyncio.run(self.cluster.get(KEY))
         assert live is not None
         return live
+
+    def secret(self, name: str) -> dict[str, bytes]:
+        """What a Secret holds."""
+        live = asyncio.run(self.cluster.get(Key(SECRET, KEY.namespace, name)))
+        assert live is not None
+        return {key: b64decode(value) for key, value in live["data"].items()}
 
     def children(self) -> list[str]:
         """All children as `Kind/name`."""
@@ -107,6 +116,24 @@ class TestInvalidSpecs:
             ("Warning", "InvalidSpec"),
             ("Normal", "AsExpected"),
         ]
+
+
+class TestHosts:
+    """The certificate is for the hosts by which the registry is reached."""
+
+    def test_other_hosts_get_another_certificate(self, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+        """By the same authority, as when a laptop is renamed."""
+        names = []
+        for host in ("before.example.com", "after.example.com"):
+            monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
+            machine.store(SERVICE)
+            machine.reconcile()
+            tls = machine.secret("team-tls")
+            certificate = x509.load_pem_x509_certificate(tls["tls.crt"])
+            extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+            names.append(extension.value.get_values_for_type(x509.DNSName))
+            certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(machine.secret("team-ca")["tls.crt"]))
+        assert names == [["localhost", "before.example.com"], ["localhost", "after.example.com"]]
 
 
 class TestSecondEngine:
