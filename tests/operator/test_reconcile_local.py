@@ -1,4 +1,4 @@
-"""The reconcile over local mode's engine: it stores what an older CRD may have let in, and its machine may be renamed."""
+"""The reconcile over local mode's engine, which stores what only an older CRD may have let in."""
 
 import asyncio
 import socket
