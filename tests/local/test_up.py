@@ -348,3 +348,30 @@ class TestEnd:
             assert again.admin("first") == login
             with again.client("first", login=login) as admin:
                 assert admin.get("/v2/").status_code == 200
+
+
+def test_the_content_of_another_registry_is_served(tmp_path: Path, crane: Path) -> None:
+    """A claim with a PersistentVolume names a directory of the machine, such as a registry:2 has left."""
+    image = make_oci_layout(tmp_path / "image", [b"moved"])
+    before, after = free_port(), free_port()
+    plain = {"tls": {"disabled": {}}, "access": {"anonymous": "pull"}}
+    with up(write(tmp_path / "old.yaml", registry("old", port=before, **plain)), state=tmp_path / "one") as running:
+        running.until("^ready: ")
+        user, password = running.admin("old")
+        token = base64.b64encode(f"{user}:{password}".encode()).decode()
+        (tmp_path / "config.json").write_text(f'{{"auths": {{"localhost:{before}": {{"auth": "{token}"}}}}}}')
+        login = {"DOCKER_CONFIG": str(tmp_path)}
+        run(crane, "push", tmp_path / "image", f"localhost:{before}/app:1", env=login)
+        content = running.registry("old")["storage"]
+    volume = {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": content}}
+    claim = {"accessModes": ["ReadWriteOnce"], "volumeName": "disk", "resources": {"requests": {"storage": "1Gi"}}}
+    manifests = write(
+        tmp_path / "new.yaml",
+        {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "disk"}, "spec": volume},
+        {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "moved"}, "spec": claim},
+        registry("new", port=after, storage={"filesystem": {"existingClaim": "moved"}}, **plain),
+    )
+    with up(manifests, state=tmp_path / "two") as running:
+        running.until("^ready: ")
+        assert run(crane, "digest", f"localhost:{after}/app:1").strip() == image.digest
+        assert running.registry("new")["storage"] == content

@@ -46,7 +46,8 @@ def local() -> None:
 @click.pass_context
 def up(ctx: click.Context, paths: tuple[Path, ...], port: int | None, prove: bool, state: Path | None) -> None:
     """Run the registries of PATH…: files or directories with manifests of Registry, and of the Secret, ConfigMap and
-    PersistentVolumeClaim that they name.
+    PersistentVolumeClaim that they name. A claim whose volumeName is a PersistentVolume with a hostPath serves the
+    content there, such as that of a registry:2.
 
     The files are followed. An edit takes effect at once; an object whose manifest goes is deleted, but never a
     registry's content. Ends with 0 if every Registry was ready, with 1 if not, with 2 if the manifests are invalid.

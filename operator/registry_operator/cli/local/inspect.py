@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from registry_operator.api.kinds import DEPLOYMENT, REGISTRY
+from registry_operator.api.kinds import DEPLOYMENT, PERSISTENT_VOLUME_CLAIM, REGISTRY
 from registry_operator.api.names import child_name
 from registry_operator.cluster.local import StateDirectory
-from registry_operator.cluster.local.store import key_of, read_objects
+from registry_operator.cluster.local.store import key_of, read_objects, volume_of
 from registry_operator.cluster.protocol import Key, Manifest
 
 
@@ -65,7 +65,7 @@ def _see(state: StateDirectory, key: Key, objects: dict[Key, Manifest], *, runni
     alive = pid is not None and Path(f"/proc/{pid}").exists()
     condition: Manifest = next((found for found in status.get("conditions", ()) if found["type"] == "Ready"), {})
     claim = (status.get("storage") or {}).get("claimName")
-    storage = state.claim(str(key.namespace), claim) if claim else None
+    storage = _storage(state, Key(PERSISTENT_VOLUME_CLAIM, key.namespace, claim), objects) if claim else None
     return Seen(
         namespace=str(key.namespace),
         name=key.name,
@@ -77,6 +77,10 @@ def _see(state: StateDirectory, key: Key, objects: dict[Key, Manifest], *, runni
         storage_bytes=sum(_sizes(storage)) if storage else 0,
         message=condition.get("message", "being set up") if running else "stopped: no `local up` runs",
     )
+
+
+def _storage(state: StateDirectory, claim: Key, objects: dict[Key, Manifest]) -> Path:
+    return volume_of(objects.get, claim) or state.claim(str(claim.namespace), claim.name)
 
 
 def _sizes(directory: Path) -> Iterator[int]:

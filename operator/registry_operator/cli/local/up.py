@@ -80,11 +80,12 @@ class Up:
         """Run until SIGINT or SIGTERM; returns the exit code. Raises InvalidInput."""
         self._handle_signals()
         self._startup()
-        announcing = asyncio.create_task(self._announce())
         try:
-            await self._main_loop()
+            async with asyncio.TaskGroup() as tasks:
+                announcing = tasks.create_task(self._announce())
+                await self._main_loop()
+                announcing.cancel()
         finally:
-            announcing.cancel()
             await self._shutdown()
         everything = {key_of(registry) for registry in self._cluster.store.list(REGISTRY)}
         return 0 if everything <= self._announced.keys() else 1

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from registry_operator.api.kinds import CHILDREN, DEPLOYMENT, PERSISTENT_VOLUME_CLAIM, REGISTRY, Kind
 from registry_operator.api.placement import Placement
 from registry_operator.cluster.local.ports import refusal
-from registry_operator.cluster.local.state import StateDirectory, make_private_directory, write_private
+from registry_operator.cluster.local.state import StateDirectory, write_private
 from registry_operator.cluster.local.store import ObjectStore, key_of
 from registry_operator.cluster.local.supervisor import Supervisor
 from registry_operator.cluster.protocol import Key, Manifest
@@ -49,11 +49,15 @@ class LocalCluster:
         """Run the processes of what is in the store. `wake` is told of each Registry there is reason to reconcile."""
 
         def on_change(key: Key, before: Manifest | None, after: Manifest | None) -> None:
+            if key.kind == PERSISTENT_VOLUME_CLAIM and after is not None:
+                self._bind(key, after)
             for registry in self._concerned(key, after or before or {}):
                 wake(registry)
 
         self._forget_former_life()
         self.store.subscribe(on_change)
+        for claim in self.store.list(PERSISTENT_VOLUME_CLAIM):
+            self._bind(key_of(claim), claim)
         self._supervisor.start()
         for registry in self.store.list(REGISTRY):
             wake(key_of(registry))
@@ -81,9 +85,7 @@ class LocalCluster:
         key = key_of(manifest)
         known = self.store.get(key) is not None
         applied = self.store.apply(manifest)
-        if key.kind == PERSISTENT_VOLUME_CLAIM:
-            self._bind(key, applied)
-        elif key.kind not in {REGISTRY, *CHILDREN} and not known:
+        if key.kind not in {REGISTRY, *CHILDREN} and not known:
             self._on_event(Event(key, "Normal", "Recorded", f"{key.kind.name} means nothing in local mode"))
         return self.store.get(key) or applied
 
@@ -127,7 +129,6 @@ class LocalCluster:
 
     def _bind(self, key: Key, claim: Manifest) -> None:
         """A claim gets its volume at once: a directory, whose size nothing limits."""
-        make_private_directory(self._state.claim(str(key.namespace), key.name))
         size = claim["spec"].get("resources", {}).get("requests", {}).get("storage")
         capacity = {"capacity": {"storage": size}} if size else {}
         modes = claim["spec"].get("accessModes", [])

@@ -25,7 +25,11 @@ class Document:
 
 
 class NoManifest(Exception):
-    """A YAML document that is no Kubernetes object."""
+    """A YAML document that is no Kubernetes object; it begins on `line`."""
+
+    def __init__(self, line: int, problem: str) -> None:
+        self.line = line
+        super().__init__(problem)
 
 
 class _Loader(yaml.SafeLoader):
@@ -45,7 +49,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> _Lines:
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
         if key in result:
-            raise NoManifest(f"line {key_node.start_mark.line + 1}: key {key!r} already set in map")
+            raise NoManifest(key_node.start_mark.line + 1, f"key {key!r} already set in map")
         result[str(key)] = loader.construct_object(value_node, deep=True)
     return result
 
@@ -66,14 +70,14 @@ def parse(path: Path) -> Iterator[Document]:
         if document is None:
             continue
         if not isinstance(document, _Lines):
-            raise NoManifest("it holds something else than a mapping with apiVersion, kind and metadata")
+            raise NoManifest(1, "a document is no mapping with apiVersion, kind and metadata")
         items = document["items"] if document.get("kind") == "List" else [document]
         for item in items:
             if not isinstance(item, _Lines):
-                raise NoManifest(f"line {document.line}: an item of the List is no object")
+                raise NoManifest(document.line, "an item of the List is no object")
             for name in ("apiVersion", "kind"):
                 if not isinstance(item.get(name), str) or not item[name]:
-                    raise NoManifest(f"line {item.line}: {name} not set")
+                    raise NoManifest(item.line, f"{name} not set")
             yield Document(_plain(item), path, item.line)
 
 
@@ -89,4 +93,6 @@ def explain(path: Path, error: Exception) -> str:
         return f"{path}: there is no such file or directory"
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"{path}:{error.problem_mark.line + 1}: no valid YAML: {error.problem}"
+    if isinstance(error, NoManifest):
+        return f"{path}:{error.line}: {error}"
     return f"{path}: {error.strerror if isinstance(error, OSError) else error}"

@@ -1,4 +1,4 @@
-"""Checks of the kinds that are given beside Registries, in the API server's words: Secret, ConfigMap, claim."""
+"""Checks of the kinds that are given beside Registries, in the API server's words: Secret, ConfigMap, claim, volume."""
 
 import base64
 import binascii
@@ -16,6 +16,7 @@ _FIELDS: Final = {
     "Secret": ("data", "stringData", "type", "immutable"),
     "ConfigMap": ("data", "binaryData", "immutable"),
     "PersistentVolumeClaim": ("spec", "status"),
+    "PersistentVolume": ("spec", "status"),
 }
 _DATA: Final = ("data", "stringData", "binaryData")
 _KEY: Final = re.compile(r"[-._a-zA-Z0-9]+")

@@ -75,16 +75,22 @@ def follow_lines(path: Path, *, tail: int | None = None) -> Iterator[str]:
     """The lines of a log, then new ones as they come, for ever; through rotations, and before there is a log."""
     while not path.exists():
         time.sleep(_POLL)
-    file = path.open("rb")
-    yield from _past(path, file, tail)
+    with path.open("rb") as file:
+        yield from _past(path, file, tail)
+        yield from _until_put_aside(path, file)
     while True:
-        rotated = not _is_open(path, file)
+        with path.open("rb") as file:
+            yield from _until_put_aside(path, file)
+
+
+def _until_put_aside(path: Path, file: BinaryIO) -> Iterator[str]:
+    """Lines as they come, up to the last of the file; another has its name by then."""
+    while True:
+        put_aside = path.exists() and not os.path.samestat(path.stat(), os.fstat(file.fileno()))
         yield from _whole_lines(file)
-        if rotated and path.exists():
-            file.close()
-            file = path.open("rb")
-        else:
-            time.sleep(_POLL)
+        if put_aside:
+            return
+        time.sleep(_POLL)
 
 
 def _past(path: Path, file: BinaryIO, tail: int | None) -> Sequence[str]:
@@ -102,10 +108,3 @@ def _whole_lines(file: BinaryIO) -> Iterator[str]:
     while (line := file.readline()).endswith(b"\n"):
         yield line[:-1].decode(errors="replace")
     file.seek(-len(line), os.SEEK_CUR)
-
-
-def _is_open(path: Path, file: BinaryIO) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False

@@ -17,14 +17,14 @@ from registry_operator.api.registry import Registry
 from registry_operator.cluster.local.documents import Document, NoManifest, explain, parse
 from registry_operator.cluster.local.inputs import check_input
 from registry_operator.cluster.local.schema import Invalid, Validator
-from registry_operator.cluster.local.store import ObjectStore, key_of
+from registry_operator.cluster.local.store import PERSISTENT_VOLUME, ObjectStore, key_of
 from registry_operator.cluster.protocol import Key, Manifest
 
 SOURCE: Final = "regatta.dev/source"
 """Annotation of what came from a manifest: the file's path."""
 
 _SUFFIXES: Final = (".yaml", ".yml", ".json")
-_INPUTS: Final = (SECRET, CONFIG_MAP, PERSISTENT_VOLUME_CLAIM, REGISTRY)
+_INPUTS: Final = (SECRET, CONFIG_MAP, PERSISTENT_VOLUME, PERSISTENT_VOLUME_CLAIM, REGISTRY)
 """What may be given, in the order of applying: what a Registry names comes before it."""
 
 

@@ -74,4 +74,6 @@ class Process:
     async def _pump(self) -> None:
         assert self._process.stdout is not None  # noqa: S101, it was asked for
         while content := await self._process.stdout.read(_CHUNK):
-            self._log.write(content)
+            # A full disk costs lines; a full pipe would stop the process.
+            with contextlib.suppress(OSError):
+                self._log.write(content)

@@ -29,6 +29,7 @@ def delete_registry(state: StateDirectory, key: Key) -> Iterator[Path]:
         yield from _remove(state.claim(namespace, claim_key.name))
     store.delete(key, uid=registry["metadata"]["uid"])
     yield from _remove(state.registry(namespace, key.name))
+    shutil.rmtree(state.scratch(namespace, child_name(key.name)), ignore_errors=True)
     log = state.log(namespace, child_name(key.name))
     for path in log.parent.glob(f"{log.name}*"):
         path.unlink()

@@ -48,6 +48,10 @@ class StateDirectory:
         """The log of a Deployment's process."""
         return self.root / "logs" / namespace / f"{name}.log"
 
+    def scratch(self, namespace: str, name: str) -> Path:
+        """For temporary files of a Deployment's process; emptied at each start."""
+        return self.root / "tmp" / namespace / name
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Make the directory and keep it for this process alone. Raises StateInUse.

@@ -16,7 +16,9 @@ from registry_operator.api.kinds import CHILDREN, REGISTRY, Kind
 from registry_operator.cluster.local.state import StateDirectory, write_private
 from registry_operator.cluster.protocol import Key, Manifest
 
-_KINDS: Final = {(kind.api_version, kind.name): kind for kind in (REGISTRY, *CHILDREN)}
+PERSISTENT_VOLUME: Final = Kind("v1", "PersistentVolume", "persistentvolumes", namespaced=False)
+
+_KINDS: Final = {(kind.api_version, kind.name): kind for kind in (REGISTRY, PERSISTENT_VOLUME, *CHILDREN)}
 _OWN_METADATA: Final = frozenset({"name", "namespace", "labels", "annotations", "ownerReferences", "finalizers"})
 """What a writer may set of an object's metadata. The rest is the store's."""
 
@@ -131,6 +133,17 @@ def key_of(manifest: Manifest) -> Key:
     kind = _KINDS.get((api_version, name)) or Kind(api_version, name, f"{name.lower()}s")
     metadata = manifest["metadata"]
     return Key(kind, metadata.get("namespace", "default"), metadata["name"])
+
+
+def volume_of(objects: Callable[[Key], Manifest | None], claim: Key) -> Path | None:
+    """The directory that a claim names by a PersistentVolume of type hostPath or local; None where it names none."""
+    found = objects(claim)
+    name = found["spec"].get("volumeName") if found else None
+    volume = objects(Key(PERSISTENT_VOLUME, "default", name)) if name else None
+    if volume is None:
+        return None
+    path = (volume["spec"].get("hostPath") or volume["spec"].get("local") or {}).get("path")
+    return Path(path) if path else None
 
 
 def decoded_data(manifest: Manifest | None) -> dict[str, bytes]:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from registry_operator.api.kinds import CONFIG_MAP, SECRET
+from registry_operator.api.kinds import CONFIG_MAP, PERSISTENT_VOLUME_CLAIM, SECRET
 from registry_operator.cluster.local.state import StateDirectory, make_private_directory, write_private
-from registry_operator.cluster.local.store import ObjectStore, decoded_data
+from registry_operator.cluster.local.store import ObjectStore, decoded_data, volume_of
 from registry_operator.cluster.protocol import Key, Manifest
 
 _CURRENT: Final = "..data"
@@ -43,8 +43,7 @@ class Volumes:
             if "emptyDir" in volume:
                 self._mount_empty(Path(mount["mountPath"]))
             elif "persistentVolumeClaim" in volume:
-                claim = self.state.claim(namespace, volume["persistentVolumeClaim"]["claimName"])
-                _link(self._inside(mount), make_private_directory(claim))
+                _link(self._inside(mount), self._claim(namespace, volume["persistentVolumeClaim"]["claimName"]))
             else:
                 write_atomically(self._inside(mount), self._content(namespace, volume))
 
@@ -68,6 +67,12 @@ class Volumes:
         if ".." in path.parts or not path.is_relative_to(self.state.root / "registries"):
             raise CannotMount(f"the mount of {mount['name']} at {path} is outside of {self.state.root}")
         return path
+
+    def _claim(self, namespace: str, name: str) -> Path:
+        given = volume_of(self.store.get, Key(PERSISTENT_VOLUME_CLAIM, namespace, name))
+        if given is not None and not given.is_dir():
+            raise CannotMount(f"the volume of claim {name} is {given}, where there is no directory")
+        return given or make_private_directory(self.state.claim(namespace, name))
 
     def _mount_empty(self, path: Path) -> None:
         if path.is_relative_to(self.state.root / "registries"):

@@ -160,7 +160,7 @@ class Workload:
 
     async def _start(self, pod: Manifest) -> Process:
         namespace, container = str(self.key.namespace), pod["containers"][0]
-        scratch = self.state.root / "tmp" / namespace / self.key.name
+        scratch = self.state.scratch(namespace, self.key.name)
         try:
             self._volumes.mount(namespace, pod, scratch=scratch)
         except CannotMount as obstacle:
@@ -311,7 +311,10 @@ class Workload:
         if deployment is None:
             return
         status = Status(generation=self._generation, restarts=self._restarts, **changes)
-        self.store.patch_status(self.key, _as_kubernetes(status, deployment.get("status", {})))
+        try:
+            self.store.patch_status(self.key, _as_kubernetes(status, deployment.get("status", {})))
+        except OSError as error:
+            logger.warning("%s/%s: its state can't be written: %s", self.key.namespace, self.key.name, error)
 
     def _deployment(self) -> Manifest:
         """The Deployment; this task is cancelled when it goes."""
