@@ -114,7 +114,7 @@ class TestInvalidSpecs:
         assert machine.reconcile()[0] == "False"
         assert [(event.kind, event.reason) for event in machine.events] == [
             ("Warning", "InvalidSpec"),
-            ("Normal", "AsExpected"),
+            ("Normal", "Recovered"),
         ]
 
 

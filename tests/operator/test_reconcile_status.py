@@ -153,9 +153,9 @@ class TestEvents:
         world.roll_out()
         world.reconcile()
         assert sorted(world.events()) == [
-            ("Normal", "AsExpected"),
             ("Normal", "Available"),
             ("Normal", "Available"),
+            ("Normal", "Recovered"),
             ("Warning", "RolloutStuck"),
             ("Warning", "RolloutStuck"),
         ]

@@ -13,7 +13,6 @@ from registry_operator.reconcile.fault import Fault
 from registry_operator.reconcile.registry.rollout import Rollout
 
 Truth = Literal["True", "False"]
-EventKind = Literal["Normal", "Warning"]
 
 _FIELDS: Final = tuple(field.alias or name for name, field in RegistryStatus.model_fields.items())
 
@@ -26,6 +25,13 @@ class Verdict:
 
     type: Literal["Ready", "Progressing", "Degraded"]
     status: Truth
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Event:
+    kind: Literal["Normal", "Warning"]
     reason: str
     message: str
 
@@ -90,9 +96,7 @@ async def report(
         return
     for verdict in verdicts:
         if event := _event(verdict, before.get(verdict.type)):
-            await cluster.emit_event(
-                manifest, kind=event, reason=verdict.reason, message=verdict.message or "recovered"
-            )
+            await cluster.emit_event(manifest, kind=event.kind, reason=event.reason, message=event.message)
 
 
 def _condition(verdict: Verdict, before: Condition | None, generation: int, now: datetime) -> Condition:
@@ -107,18 +111,18 @@ def _condition(verdict: Verdict, before: Condition | None, generation: int, now:
     )
 
 
-def _event(verdict: Verdict, before: Condition | None) -> EventKind | None:
-    """Whether a condition turned so that people want to know, and how bad that is."""
+def _event(verdict: Verdict, before: Condition | None) -> _Event | None:
+    """What people want to know of a condition that turned."""
     was = before.status if before else None
-    match verdict.type:
-        case "Ready" if verdict.status != was:
-            if verdict.status == "True":
-                return "Normal"
-            return "Warning" if was == "True" else None
-        case "Degraded" if verdict.status == "True":
-            return "Warning" if before is None or (was, before.reason) != ("True", verdict.reason) else None
-        case "Degraded" if was == "True":
-            return "Normal"
+    match verdict.type, verdict.status:
+        case "Ready", "True" if was != "True":
+            return _Event("Normal", verdict.reason, verdict.message)
+        case "Ready", "False" if was == "True":
+            return _Event("Warning", verdict.reason, verdict.message)
+        case "Degraded", "True" if before is None or (was, before.reason) != ("True", verdict.reason):
+            return _Event("Warning", verdict.reason, verdict.message)
+        case "Degraded", "False" if before is not None and was == "True":
+            return _Event("Normal", "Recovered", f"{before.reason} is over")
     return None
 
 
