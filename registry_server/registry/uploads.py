@@ -7,7 +7,7 @@ digest was compared.
 import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Sequence
-from contextlib import AbstractContextManager, aclosing, contextmanager, suppress
+from contextlib import AbstractContextManager, aclosing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -21,7 +21,7 @@ from registry_server.registry.errors import (
     SizeInvalid,
     TooManyRequests,
 )
-from registry_server.storage.contract import Storage, Upload, UploadBusy
+from registry_server.storage.contract import Storage, Upload, UploadBusy, UploadGone
 
 Visible = Callable[[str], bool]
 """Whether the asker may read a repository."""
@@ -77,6 +77,7 @@ class Uploads:
         Raises BlobUploadUnknown, RangeInvalid, SizeInvalid, BlobUploadInvalid, TooManyRequests. The session stays.
         """
         with await self._open(repository, upload_id) as upload:
+            upload.lock()
             await _append(upload, chunk)
             return upload.offset
 
@@ -86,6 +87,7 @@ class Uploads:
         Raises what `append` raises, and DigestInvalid, which ends the session.
         """
         with await self._open(repository, upload_id) as upload:
+            upload.lock()
             await _append(upload, chunk)
             content = await upload.digest(CANONICAL)
             found = content if digest.algorithm == CANONICAL else await upload.digest(digest.algorithm)
@@ -98,6 +100,7 @@ class Uploads:
     async def cancel(self, repository: str, upload_id: str) -> None:
         """Drop a session. Raises BlobUploadUnknown, TooManyRequests."""
         with await self._open(repository, upload_id) as upload:
+            upload.lock()
             await upload.cancel()
 
     async def purge(self, *, age: timedelta, dry_run: bool) -> None:
@@ -106,8 +109,15 @@ class Uploads:
         for repository, upload_id in await self._storage.stale_uploads(before):
             logger.info("upload %s of %s is unfinished since before %s", upload_id, repository, before.isoformat())
             if not dry_run:
-                with suppress(BlobUploadUnknown, TooManyRequests):
-                    await self.cancel(repository, upload_id)
+                await self._purge(repository, upload_id)
+
+    async def _purge(self, repository: str, upload_id: str) -> None:
+        try:
+            await self.cancel(repository, upload_id)
+        except TooManyRequests:
+            logger.info("upload %s goes on after all", upload_id)
+        except BlobUploadUnknown:
+            await self._storage.drop_upload(repository, upload_id)
 
     async def _open(self, repository: str, upload_id: str) -> AbstractContextManager[Upload]:
         valid = _UPLOAD_ID.fullmatch(upload_id)
@@ -125,6 +135,8 @@ def _held(upload: Upload) -> Generator[Upload]:
         raise TooManyRequests(
             "another request is writing to this upload; ask for its status and go on from there"
         ) from error
+    except UploadGone as error:
+        raise BlobUploadUnknown from error
     finally:
         upload.close()
 

@@ -25,6 +25,10 @@ class UploadBusy(Exception):
     """Another request is writing to the same upload."""
 
 
+class UploadGone(Exception):
+    """Another request has finished or cancelled the upload since it was opened."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredBlob:
     """Content as it lies in storage, complete and verified."""
@@ -36,16 +40,19 @@ class StoredBlob:
 
 
 class Upload(Protocol):
-    """Content on its way in. It lives in storage alone, so any process may go on with it."""
+    """Content on its way in. It lives in storage alone, so any process may go on with it; `lock` before it changes."""
 
     @property
     def offset(self) -> int:
         """Bytes received so far."""
 
+    def lock(self) -> None:
+        """Keep other requests out, in this process and in others, until `close`. Raises UploadBusy, UploadGone."""
+
     async def append(self, body: AsyncIterator[bytes]) -> int:
         """Add what `body` yields; returns the bytes added. What arrived before `body` broke is kept, not yet durable.
 
-        Raises UploadBusy, StorageError.
+        Raises StorageError.
         """
 
     async def digest(self, algorithm: str) -> Digest:
@@ -78,6 +85,9 @@ class Storage(Protocol):
 
     async def open_upload(self, repository: str, upload_id: str) -> Upload | None:
         """Take up an upload. The caller closes, commits or cancels it."""
+
+    async def drop_upload(self, repository: str, upload_id: str) -> None:
+        """Remove what a crash left of an upload that can't be taken up."""
 
     async def stale_uploads(self, before: datetime) -> list[tuple[str, str]]:
         """Repository and id of the uploads that nothing was added to since `before`."""

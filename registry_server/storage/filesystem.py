@@ -22,7 +22,7 @@ from typing import Any, Final, TypeVar
 
 from registry_server.reference import CANONICAL, Digest
 from registry_server.storage import durable
-from registry_server.storage.contract import StorageError, StorageFull, StoredBlob, UploadBusy
+from registry_server.storage.contract import StorageError, StorageFull, StoredBlob, UploadBusy, UploadGone
 
 T = TypeVar("T")
 
@@ -79,6 +79,9 @@ class FilesystemStorage:
         except FileNotFoundError:
             return None
         return FilesystemUpload(self, directory, descriptor)
+
+    async def drop_upload(self, repository: str, upload_id: str) -> None:
+        await self._in_thread("remove", _remove, self._upload_path(repository, upload_id))
 
     async def stale_uploads(self, before: datetime) -> list[tuple[str, str]]:
         def search() -> list[tuple[str, str]]:
@@ -184,8 +187,17 @@ class FilesystemUpload:
         self._closed = False
         self.offset = os.fstat(descriptor).st_size
 
+    def lock(self) -> None:
+        try:
+            flock(self._descriptor, LOCK_EX | LOCK_NB)
+        except BlockingIOError as error:
+            raise UploadBusy from error
+        if not os.path.exists(f"{self._directory}/data"):
+            # Opened before another process finished the upload: the file is a blob by now, and must not grow.
+            raise UploadGone
+        self.offset = os.fstat(self._descriptor).st_size
+
     async def append(self, body: AsyncIterator[bytes]) -> int:
-        self._lock()
         progress = self._take_progress()
         before = self.offset
         gathered: list[bytes] = []
@@ -217,13 +229,11 @@ class FilesystemUpload:
         return await self._storage._in_thread("hash", _digest_of_file, f"{self._directory}/data", algorithm)
 
     async def commit(self) -> None:
-        self._lock()
         digest = await self.digest(CANONICAL)
         await self._storage._in_thread("commit", self._commit, self._storage._blob_path(digest))
         self._forget()
 
     async def cancel(self) -> None:
-        self._lock()
         await self._storage._in_thread("remove", _remove, self._directory)
         self._forget()
 
@@ -263,14 +273,6 @@ class FilesystemUpload:
             while len(self._storage._hashers) >= KEPT_HASHERS:
                 self._storage._hashers.popitem(last=False)
         return progress if progress is not None and progress.offset == self.offset else None
-
-    def _lock(self) -> None:
-        """Hold the upload against other requests, in this process and in others, until it is closed."""
-        try:
-            flock(self._descriptor, LOCK_EX | LOCK_NB)
-        except BlockingIOError as error:
-            raise UploadBusy from error
-        self.offset = os.fstat(self._descriptor).st_size
 
     def _forget(self) -> None:
         self._storage._hashers.pop(self._directory, None)
