@@ -57,7 +57,9 @@ class TestRanges:
         response = self._get(ranges, f"bytes=-{length}")
         assert (response.status_code, response.content) == (206, CONTENT[-length:])
 
-    @pytest.mark.parametrize("span", ["bytes=1000-", "bytes=500-0", "bytes=1000-1001", "bytes=-0", "bytes=x-y", "bytes"])
+    @pytest.mark.parametrize(
+        "span", ["bytes=1000-", "bytes=500-0", "bytes=1000-1001", "bytes=-0", "bytes=x-y", "bytes"]
+    )
     def test_what_is_not_there_is_refused_with_the_size(self, ranges: Repository, span: str) -> None:
         response = self._get(ranges, span)
         assert response.status_code == 416

@@ -185,7 +185,9 @@ class TestConfigCheck:
         assert user.startswith(f"{tmp_path}/logins:1: user bob has no bcrypt hash")
 
     @pytest.mark.parametrize(
-        ("logins", "caution"), [("", "has no users"), (entry("alice", "x", 4), "user:ci is not in")]
+        ("logins", "caution"),
+        [("", "has no users"), (entry("alice", "x", 4), "user:ci is not in")],
+        ids=["no users", "another user"],
     )
     def test_users_that_do_not_exist_are_pointed_out(
         self, config_file: Path, tmp_path: Path, logins: str, caution: str

@@ -1,7 +1,6 @@
 """How blobs come in: in one request, in two, in chunks, after a broken connection, from another repository."""
 
 import hashlib
-import json
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
@@ -234,7 +233,9 @@ class TestOneWriterAtATime:
         content = hashlib.shake_128(b"writers").digest(2 << 20)
         digest, location = digest_of(content), repository.start_upload()
         with registry.connect() as connection:
-            head = f"PATCH {location} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\nConnection: close\r\n\r\n"
+            head = (
+                f"PATCH {location} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\nConnection: close\r\n\r\n"
+            )
             connection.sendall(head.encode() + content[: 1 << 20])
             until(lambda: repository.client.get(location).headers["range"] == f"0-{(1 << 20) - 1}", "half is there")
             for _ in range(8):  # over both workers
@@ -299,11 +300,13 @@ class TestCancel:
 
     def test_a_finished_session_is_gone(self, registry: LiveRegistry, repository: Repository) -> None:
         location, content = repository.start_upload(), unique()
-        assert repository.client.put(location, params={"digest": digest_of(content)}, content=content).status_code == 201
+        assert (
+            repository.client.put(location, params={"digest": digest_of(content)}, content=content).status_code == 201
+        )
         assert repository.client.get(location).status_code == 404
         assert _uploads(registry, repository) == []
 
-    @pytest.mark.parametrize("upload_id", [str(uuid.uuid4()), "..", "%2e%2e", "x", "a" * 300])
+    @pytest.mark.parametrize("upload_id", [str(uuid.UUID(int=0)), "..", "%2e%2e", "x", "a" * 300])
     def test_an_unknown_session_is_unknown(self, repository: Repository, upload_id: str) -> None:
         response = repository.client.get(httpx.URL(f"{repository.path}/blobs/uploads/{upload_id}"))
         assert response.status_code in (404, 405)
