@@ -12,7 +12,7 @@ from typing import Any
 from tests.e2e.cluster.layout import Network, State
 from tests.e2e.cluster.pki import write_kubeconfig
 
-# In the order they are started; each waits for what it needs by itself.
+# In the order they are started; each waits for what it needs, or ends and is started again.
 TOOLS = (
     "etcd",
     "kube-apiserver",
@@ -109,6 +109,7 @@ def _apiserver(network: Network, state: State) -> list[str]:
         "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction",
         "--allow-privileged=true",
+        "--shutdown-watch-termination-grace-period=1s",  # a minute without
         f"--client-ca-file={pki / 'ca.crt'}",
         f"--tls-cert-file={pki / 'apiserver.crt'}",
         f"--tls-private-key-file={pki / 'apiserver.key'}",

@@ -15,6 +15,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -89,11 +90,13 @@ class LocalCluster:
                     cluster._prepare(programs)
                     cluster._launch(stay)
                     cluster._await_ready(programs)
-            except BaseException as error:
-                said = cluster._last_words()
+            except (ClusterError, CommandFailed, OSError, subprocess.TimeoutExpired) as error:
+                logs = Path(tempfile.mkdtemp(prefix=f"regatta-cluster-{claimed}-"))
+                cluster.collect(logs)
                 cluster._remove()
-                if isinstance(error, (CommandFailed, OSError, subprocess.TimeoutExpired)):
-                    raise ClusterError(f"cluster {claimed} did not start: {error}\n{said}") from error
+                raise ClusterError(f"cluster {claimed} did not start, logs are in {logs}: {error}") from error
+            except BaseException:
+                cluster._remove()
                 raise
         return cluster
 
@@ -190,6 +193,17 @@ class LocalCluster:
 
         _await(ready, "the API server was not ready", check=self._check_alive)
 
+    def await_port(self, host: str, port: int) -> None:
+        """Waits until a Service or pod accepts connections; kube-proxy is a moment behind a pod's readiness."""
+
+        def accepts() -> bool:
+            with suppress(OSError):
+                socket.create_connection((host, port), timeout=1).close()
+                return True
+            return False
+
+        _await(accepts, f"{host}:{port} did not accept connections")
+
     def collect(self, folder: Path) -> None:
         """Writes what helps to understand a failure: logs of components and pods, events, objects, descriptions.
 
@@ -238,7 +252,7 @@ class LocalCluster:
             "PATH": _PATH,
             "PYTHONPATH": str(_ROOT),
             "PYTHONDONTWRITEBYTECODE": "1",
-            "HOME": "/root",
+            "HOME": str(INSIDE),  # not the caller's, who may have logins to registries there
             "REGATTA_CACHE": str(cache_dir().resolve()),
         }
         command = ["unshare", *_NAMESPACES, "--fork", "--kill-child", sys.executable, "-m", "tests.e2e.cluster.node"]
@@ -310,14 +324,8 @@ class LocalCluster:
 
     def _check_alive(self) -> None:
         if self._starter and (code := self._starter.poll()) is not None:
-            raise ClusterError(f"the cluster ended with exit code {code}:\n{self._last_words()}")
-
-    def _last_words(self) -> str:
-        """The end of each component's log."""
-        said = []
-        for log in sorted(self.state.logs.glob("*.log")):
-            said += [f"--- {log.name}", *log.read_text(errors="replace").splitlines()[-5:]]
-        return "\n".join(said)
+            said = (self.state.logs / "node.log").read_text(errors="replace").splitlines()[-5:]
+            raise ClusterError("\n".join([f"its first process ended with exit code {code}:", *said]))
 
     # --- End ---
 
@@ -359,9 +367,8 @@ class LocalCluster:
             with connection.makefile() as answer:
                 line = answer.readline()
         if not line:
-            raise ClusterError(
-                f"there is no component {request.get('component')}; there are {', '.join(components.TOOLS)}"
-            )
+            names = ", ".join([*components.TOOLS, components.PROVISIONER])
+            raise ClusterError(f"there is no component {request.get('component')}; there are {names}")
         state: dict[str, dict[str, int | None]] = json.loads(line)
         return state
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from tests.e2e.cluster.layout import INSIDE, Network, State
 
 # What the kubelet sets though it belongs to the whole machine.
-_SYSCTLS = (
+SYSCTLS = (
     "vm/overcommit_memory",
     "vm/panic_on_oom",
     "kernel/panic",
@@ -70,7 +70,7 @@ def _furnish(state: State) -> None:
         _mount("-t", "overlay", "overlay", "-o", f"lowerdir=/{folder},upperdir={upper},workdir={work}", f"/{folder}")
     _mount("-t", "proc", "proc", "/proc")
     _mount_sys()
-    for name in _SYSCTLS:
+    for name in SYSCTLS:
         sysctl, copy = Path("/proc/sys", name), INSIDE / "sysctl" / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_text(sysctl.read_text())
