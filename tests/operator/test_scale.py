@@ -66,7 +66,7 @@ def test_each_object_is_written_once(fleet: Operator) -> None:
 
 def test_nothing_is_written_while_nothing_changes(fleet: Operator, kube: Kube) -> None:
     before, writes = kube.versions(), kube.writes()
-    time.sleep(5)
+    time.sleep(3)
     assert kube.versions() == before
     assert kube.writes() == writes
 
