@@ -29,7 +29,7 @@ import uvloop
 
 from registry_server import __version__, log
 from registry_server.auth import AccessPolicy, Authenticator
-from registry_server.auth.tokens import Tokens
+from registry_server.auth.tokens import Tokens, shared_key
 from registry_server.config import Address, Config, ConfigError, UploadPurging
 from registry_server.health import StorageHealth
 from registry_server.http.app import App, DebugApp, Security
@@ -72,13 +72,12 @@ def run(config: Config, *, workers: int) -> int:
     log.configure(level=config.log.level, formatter=config.log.formatter, fields=config.log.fields)
     check(config)
     with tempfile.TemporaryDirectory(prefix="regatta-metrics-") as directory:
-        secret = config.http.secret.get_secret_value()
         shared = Shared(
             config=config,
             api=_bind(config.http.addr, "http.addr"),
             debug=None if config.http.debug is None else _bind(config.http.debug.addr, "http.debug.addr"),
             metrics_directory=Path(directory),
-            token_key=secret.encode() if secret else secrets.token_bytes(32),
+            token_key=_token_key(config),
         )
         _announce(shared, workers)
         return Supervisor(shared, workers).run()
@@ -331,6 +330,15 @@ def _certificate(config: Config) -> Certificate | None:
 def _authenticator(config: Config) -> Authenticator:
     htpasswd = config.auth.htpasswd
     return Authenticator(None if htpasswd is None else htpasswd.path)
+
+
+def _token_key(config: Config) -> bytes:
+    secret = config.http.secret.get_secret_value()
+    if secret:
+        return secret.encode()
+    if config.auth.htpasswd is None:
+        return secrets.token_bytes(32)
+    return shared_key(config.storage.filesystem.rootdirectory / ".regatta" / "token-key")
 
 
 def _bind(address: Address, key: str) -> socket.socket:

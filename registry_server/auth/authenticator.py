@@ -69,6 +69,10 @@ class Authenticator:
         """Whether there are logins."""
         return self._users is not None
 
+    def knows(self, subject: Subject) -> bool:
+        """Whether the subject of a token still has a login, or never needed one."""
+        return subject == ANONYMOUS or (self._users is not None and subject.name in self._users.hashes)
+
     def authenticate_cached(self, header: str | None) -> Subject | None:
         """Who sent this `Authorization` header, when that takes no bcrypt; else None, and `authenticate` finds out."""
         if header is None or self._users is None:

@@ -10,6 +10,8 @@ Source: distribution's "Token Authentication Specification".
 import secrets
 import time
 from collections import OrderedDict
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 import jwt
@@ -24,11 +26,27 @@ _ALGORITHM: Final = "HS256"
 _AUDIENCE: Final = "regatta"
 
 
+def shared_key(file: Path) -> bytes:
+    """The key in a file beside the content, which all replicas share; made by whoever comes first. Raises OSError."""
+    with suppress(FileNotFoundError):
+        return file.read_bytes()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    mine = file.with_name(f"{file.name}.{secrets.token_hex(8)}.tmp")
+    mine.touch(mode=0o600)
+    try:
+        mine.write_bytes(secrets.token_bytes(32))
+        with suppress(FileExistsError):
+            file.hardlink_to(mine)
+    finally:
+        mine.unlink()
+    return file.read_bytes()
+
+
 class Tokens:
     """Issues tokens and reads them back. All workers and replicas need the same key."""
 
-    def __init__(self, key: bytes | None = None) -> None:
-        self._key = key or secrets.token_bytes(32)
+    def __init__(self, key: bytes) -> None:
+        self._key = key
         self._kept: OrderedDict[str, tuple[Subject, float]] = OrderedDict()
 
     def issue(self, subject: Subject) -> dict[str, Any]:

@@ -80,6 +80,7 @@ class App:
         """Answer one request, and ask for its connection to be closed if it is `closing`."""
         began = time.perf_counter()
         self.metrics.in_flight += 1
+        self.metrics.changed = True
         body = _Body(protocol)
         request = Request(scope.method, scope.path, scope.query_string, scope.headers, scope.client, body)
         target, response = await self._respond(request, scope.scheme)
@@ -94,6 +95,8 @@ class App:
         self.metrics.in_flight -= 1
         sent = 0 if request.method == "HEAD" else response.length
         route = "unknown" if target is None else target.resource
+        if target is not None:
+            self._count(request, target, response)
         received = body.received
         method = request.method if request.method in _METHODS else "OTHER"
         self.metrics.request(route, method, response.status, seconds, received, sent)
@@ -133,7 +136,6 @@ class App:
             )
             handler = self.handlers[target.resource, method]
             response = await handler(request, target, lambda name: self.security.policy.allows(subject, name, "pull"))
-            self._count(request, target, response)
         except Unauthorized as error:
             response = error_response(error)
             response.headers.append(("www-authenticate", self._challenge(request, target, scheme)))
@@ -156,7 +158,7 @@ class App:
             return ANONYMOUS
         if credentials[:7].lower() == "bearer ":
             subject = self.security.tokens.subject(credentials[7:].strip())
-            if subject is None:
+            if subject is None or not self.security.authenticator.knows(subject):
                 self.metrics.auth_failure("token")
                 raise Unauthorized("the token is not valid, or no longer")
         else:

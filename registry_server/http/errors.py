@@ -40,7 +40,7 @@ def error_response(error: Exception) -> Response:
         case StorageFull():
             logger.error("storage is full: %s", error)
             return _response(507, "UNKNOWN", "the registry's storage is full")
-        case StorageError():
+        case StorageError() | OSError():
             logger.error("storage failed: %s", error)
             response = _response(503, "UNAVAILABLE", "the registry's storage is not available")
             response.headers.append(("retry-after", "5"))
