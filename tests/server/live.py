@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -49,6 +50,7 @@ class LiveRegistry:
         self.pair: Pair | None = None if authority is None else authority.issue()
         self.htpasswd = folder / "htpasswd"
         self.environ = environ
+        self.crashes_expected = False
         self._starts = 0
         self._clients: list[httpx.Client] = []
         self._running = ExitStack()
@@ -102,6 +104,13 @@ class LiveRegistry:
             os.close(watch)
         self.process.wait()
 
+    def kill_worker(self, pid: int) -> None:
+        """Ends one worker by SIGKILL."""
+        watch = os.pidfd_open(pid)
+        os.kill(pid, signal.SIGKILL)
+        assert select.select([watch], [], [], 10)[0], "the worker survived SIGKILL"
+        os.close(watch)
+
     def worker_pids(self) -> list[int]:
         pid = self.process.pid
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
@@ -111,6 +120,13 @@ class LiveRegistry:
             client.close()
         self._running.close()
 
+    def check_faultless(self) -> None:
+        """No request may have ended in an error nobody foresaw, and no worker by itself."""
+        for log in self.folder.glob("log-*"):
+            said = log.read_text()
+            assert "Traceback" not in said, said[said.index("Traceback") :]
+            assert self.crashes_expected or "starting another" not in said, said
+
     def client(self, user: str | None = None, password: str = "", *, http2: bool = False) -> httpx.Client:
         """A client of the API, closed with the registry."""
         auth = None if user is None else (user, password)
@@ -118,15 +134,23 @@ class LiveRegistry:
         self._clients.append(client)
         return client
 
+    @cached_property
+    def fresh(self) -> httpx.Client:
+        """A client that makes a connection for each request, so that they go to all workers; takes whole URLs."""
+        limits = httpx.Limits(max_keepalive_connections=0)
+        fresh = httpx.Client(verify=self.trust(), timeout=60, limits=limits)
+        self._clients.append(fresh)
+        return fresh
+
     def trust(self) -> ssl.SSLContext | bool:
-        return ssl.create_default_context(cafile=self.authority.ca) if self.authority else True
+        return ssl.create_default_context(cafile=self.authority.ca) if self.authority else False
 
     def connect(self) -> socket.socket:
         """A connection without a client's good manners, without TLS."""
         return socket.create_connection((self.host, self.port), timeout=30)
 
     def debug(self, path: str) -> httpx.Response:
-        return httpx.get(f"{self.debug_url}{path}", timeout=10)
+        return self.fresh.get(f"{self.debug_url}{path}")
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that have these labels."""
@@ -205,6 +229,7 @@ def serving(
         yield registry.start() if start else registry
     finally:
         registry.close()
+    registry.check_faultless()
 
 
 def until(condition: Callable[[], object], what: str, *, within: float = 30) -> None:
