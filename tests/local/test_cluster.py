@@ -15,7 +15,7 @@ from registry_operator.cluster.local import Event, LocalCluster, StateDirectory,
 from registry_operator.cluster.local.store import ObjectStore, key_of
 from registry_operator.cluster.protocol import Cluster, Key, Manifest
 from tests.fixtures.processes import free_port
-from tests.local.running import session
+from tests.local.running import await_true, session
 
 NS = "default"
 WEB = Key(DEPLOYMENT, NS, "web")
@@ -340,11 +340,12 @@ class TestProcesses:
         run(test())
 
     def test_a_process_that_ends_says_why(self, tmp_path: Path) -> None:
-        """The message holds its last words, and it is tried again."""
+        """The message holds its last words, what it has started goes with it, and it is tried again."""
 
         async def test() -> None:
             async with world(tmp_path) as here:
-                program = "import sys; print('config.yml:3: no such key'); sys.exit(2)"
+                child = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
+                program = f"import subprocess, sys; {child}; print('config.yml:3: no such key'); sys.exit(2)"
                 await here.cluster.apply(deployment(python(program)))
                 ended = await here.until(WEB, failing("CrashLoopBackOff"))
                 assert "ended with exit code 2: config.yml:3: no such key" in message(ended)
@@ -422,24 +423,26 @@ class TestProcesses:
 
         run(test())
 
-    def test_a_process_that_will_not_stop_is_killed(self, tmp_path: Path) -> None:
-        """After its grace period, with what it started itself."""
+    @pytest.mark.parametrize("stubborn", ["itself", "its child"])
+    def test_what_will_not_stop_is_killed(self, tmp_path: Path, stubborn: str) -> None:
+        """The process after its grace period, and whatever it leaves behind when it ends."""
 
         async def test() -> None:
-            program = (
-                "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
-                "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); time.sleep(600)"
-            )
+            ignore = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" if stubborn == "itself" else ""
+            sleep = "import time; print('ready'); time.sleep(600)"
+            program = f"{ignore}import subprocess, sys; subprocess.Popen([sys.executable, '-uc', {sleep!r}]); {sleep}"
             async with world(tmp_path) as here:
-                await here.cluster.apply(deployment(python(program), terminationGracePeriodSeconds=0.1))
-                leader = pid(await here.until(WEB, available))
-                await here.cluster.delete(WEB, uid=(await here.until(WEB, available))["metadata"]["uid"])
-            assert session(leader) == []
+                await here.cluster.apply(deployment(python(program), terminationGracePeriodSeconds=0.5))
+                running = await here.until(WEB, available)
+                await asyncio.to_thread(await_true, lambda: here.state.log(NS, "web").read_text() == 2 * "ready\n")
+                assert len(session(pid(running))) == 2
+                await here.cluster.delete(WEB, uid=running["metadata"]["uid"])
+            assert session(pid(running)) == []
 
         run(test())
 
     def test_what_is_on_disk_from_before_is_not_believed(self, tmp_path: Path) -> None:
-        """After a restart a Deployment is available once its new process is."""
+        """After `kill -9` a Deployment is available once its new process is, whatever was said of the old one."""
 
         async def test() -> None:
             site = tmp_path / "site"
@@ -447,7 +450,11 @@ class TestProcesses:
                 await here.cluster.apply(website(site, free_port()))
                 for name in ("alive", "ready"):
                     (site / name).touch()
-                first = pid(await here.until(WEB, available))
+                served = await here.until(WEB, available)
+                first = pid(served)
+            left = ObjectStore(StateDirectory(tmp_path / "state"))
+            left.load()
+            left.patch_status(WEB, served["status"])
             (site / "alive").unlink()
             async with world(tmp_path / "state") as again:
                 assert not available(again.cluster.store.get(WEB) or {})
