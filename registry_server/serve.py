@@ -52,6 +52,7 @@ PUBLISH_EVERY: Final = 1.0
 """Seconds after which a scrape by way of another worker sees what this one has counted."""
 MOVE_ON: Final = 5.0
 """Seconds that clients of a replaced listener have to come back on a new connection before idle ones are closed."""
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 CRASH_LOOP: Final = 5
 """Workers that may end unasked within a minute before the server gives up."""
 
@@ -65,6 +66,12 @@ class Shared:
     debug: socket.socket | None
     metrics_directory: Path
     token_key: bytes
+
+    def stop_listening(self) -> None:
+        """Let go of the ports. Once all processes have, new clients are refused, and another server may start."""
+        self.api.close()
+        if self.debug is not None:
+            self.debug.close()
 
 
 def run(config: Config, *, workers: int) -> int:
@@ -113,7 +120,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Returns the exit code."""
-        for handled in (signal.SIGTERM, signal.SIGINT):
+        for handled in STOP_SIGNALS:
             signal.signal(handled, self._stop)
         for index in range(self._count):
             self._start(index)
@@ -131,7 +138,12 @@ class Supervisor:
 
     def _start(self, index: int) -> None:
         worker = self._context.Process(target=_worker, args=(self._shared, index), name=f"worker-{index}")
-        worker.start()
+        # Held back until the worker has handlers of its own: those it inherits would swallow what it is told.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            worker.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         self._workers[index] = worker
 
     def _replace_the_dead(self) -> bool:
@@ -150,6 +162,7 @@ class Supervisor:
 
     def _end_all(self) -> None:
         logger.info("stopping: no new connections; requests in progress have %s", self._shared.config.http.draintimeout)
+        self._shared.stop_listening()
         for worker in self._workers.values():
             worker.terminate()
         deadline = time.monotonic() + self._shared.config.http.draintimeout.total_seconds() + 2
@@ -163,9 +176,11 @@ class Supervisor:
 
 def _worker(shared: Shared, index: int) -> None:
     """A worker's process."""
-    _end_with_parent()
     # Ctrl-C reaches the whole foreground group; the first process decides when a worker ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    _end_with_parent()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(Worker(shared, index).serve())
 
@@ -192,7 +207,8 @@ class Worker:
         self._registry = Registry.over(self._storage, LayoutMetadata(self._storage), sparse=config.manifests.sparse)
         self._app = self._build_app()
         self._certificate = _certificate(config)
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._retired: dict[Listener, asyncio.Task[None]] = {}
+        """Listeners with an old certificate, and what closes them."""
 
     async def serve(self) -> None:
         """Serve until SIGTERM."""
@@ -203,7 +219,7 @@ class Worker:
         debug = self._listen_debug()
         background = [asyncio.create_task(work) for work in self._background()]
         await stop.wait()
-        await self._drain(self._listener, debug)
+        await self._drain(debug)
         for task in background:
             task.cancel()
         self._publish()
@@ -296,9 +312,7 @@ class Worker:
             return
         self._certificate = certificate
         old, self._listener = self._listener, self._listen()
-        retiring = asyncio.create_task(self._retire(old))
-        self._retiring.add(retiring)
-        retiring.add_done_callback(self._retiring.discard)
+        self._retired[old] = asyncio.create_task(self._retire(old))
         logger.info("the certificate changed; new connections get the new one")
 
     async def _retire(self, listener: Listener) -> None:
@@ -306,15 +320,17 @@ class Worker:
         listener.retire()
         await asyncio.sleep(MOVE_ON)
         await listener.close()
+        del self._retired[listener]
 
-    async def _drain(self, listener: Listener, debug: Listener | None) -> None:
-        listener.retire()
+    async def _drain(self, debug: Listener | None) -> None:
+        self._listener.retire()
+        if debug is not None:
+            debug.retire()
+        self._shared.stop_listening()
         timeout = self._shared.config.http.draintimeout.total_seconds()
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                await listener.close()
-        if debug is not None:
-            debug.retire()
+                await asyncio.gather(self._listener.close(), *(retired.close() for retired in self._retired))
 
 
 def _certificate(config: Config) -> Certificate | None:
@@ -362,3 +378,6 @@ def _end_with_parent() -> None:
     if sys.platform == "linux":
         set_parent_death_signal = 1
         ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGTERM)
+    parent = multiprocessing.parent_process()
+    if parent is not None and os.getppid() != parent.pid:
+        sys.exit("the first process has ended already")

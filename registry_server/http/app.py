@@ -3,6 +3,7 @@
 engine ─► App ─► route ─► authenticate ─► authorize ─► handler ─► response, counted and logged
 """
 
+import asyncio
 import itertools
 import json
 import logging
@@ -83,7 +84,12 @@ class App:
         self.metrics.changed = True
         body = _Body(protocol)
         request = Request(scope.method, scope.path, scope.query_string, scope.headers, scope.client, body)
-        target, response = await self._respond(request, scope.scheme)
+        try:
+            target, response = await self._respond(request, scope.scheme)
+        except asyncio.CancelledError:
+            # The time to drain is over. What an upload has brought so far is kept.
+            logger.warning("%s %s was cut off", request.method, request.path)
+            return
         if response.status >= 400 and request.method in _WITH_BODY and request.headers.get("expect") is None:
             await body.drain()
         request_id = self._request_id(request)

@@ -126,8 +126,9 @@ class Listener:
         self._signal = WorkerSignal()
         loop = asyncio.get_running_loop()
         self._closed: asyncio.Future[None] = loop.create_future()
-        self._signal.add_cb(lambda: loop.call_soon_threadsafe(self._closed.set_result, None))
+        self._signal.add_cb(lambda: loop.call_soon_threadsafe(self._has_closed))
         self._retired = False
+        self._closing = False
         answer = _future_watcher_wrapper(lambda scope, protocol: application(scope, protocol, self._retired))
         scheduler = _new_cbscheduler(loop, answer, impl_asyncio=True)
         mode = HTTPModes.auto if http2 else HTTPModes.http1
@@ -155,8 +156,14 @@ class Listener:
 
     async def close(self) -> None:
         """Close idle connections, and the others when their requests are answered; returns when all are."""
-        self._signal.set()
-        await self._closed
+        if not self._closing:
+            self._closing = True
+            self._signal.set()
+        await asyncio.shield(self._closed)
+
+    def _has_closed(self) -> None:
+        if not self._closed.done():
+            self._closed.set_result(None)
 
 
 def _worker(holder: SocketHolder, mode: HTTPModes, tls: tuple[Any, ...]) -> RSGIWorker:
