@@ -8,7 +8,7 @@ LOCKS  := runtime dev server
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup setup-dev test unit lint format crds lock clean
+.PHONY: help run setup setup-dev test unit lint format crds manifests chart lock clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,7 @@ lint: setup-dev ## Check style, types, layers and that generated files are curre
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/registry-operator crds --check crds
+	$(BIN)/python -m manifests.generate --check
 
 format: setup-dev ## Format the code
 	$(BIN)/ruff check --fix --exit-zero .
@@ -39,6 +40,12 @@ format: setup-dev ## Format the code
 
 crds: setup ## Write crds/ from the operator's types
 	$(BIN)/registry-operator crds --write crds
+
+manifests: crds setup-dev ## Write what is derived from the chart: its CRDs, manifests/install
+	$(BIN)/python -m manifests.generate
+
+chart: manifests ## Package the chart into dist/
+	@$$($(BIN)/python -c 'from tests.toolchain import tool; print(tool("helm"))') package helm/regatta --destination dist
 
 lock: setup-dev ## Resolve the dependencies anew into requirements/
 	$(foreach lock,$(LOCKS),$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -179,6 +179,19 @@ TOOLS: dict[str, Tool] = {
         Tool("dockerd", "any", (Debian("docker.io"),), OnPath(at_least=(20, 10))),
         Tool("docker", "any", (Debian("docker.io"),), OnPath(at_least=(20, 10))),
         Tool("busybox", "any", (Debian("busybox-static"),), OnPath(("--help",), at_least=(1, 30), static=True)),
+        Tool(
+            "helm",
+            HELM,
+            on_path=OnPath(("version", "--short"), at_least=(3, 14), below=(4, 0)),
+            sources=(
+                Release(
+                    f"https://get.helm.sh/helm-v{HELM}-{OS}-{ARCH}.tar.gz",
+                    f"https://get.helm.sh/helm-v{HELM}-{OS}-{ARCH}.tar.gz.sha256sum",
+                    member=f"{OS}-{ARCH}/helm",
+                ),
+                GoBuild("helm.sh/helm/v3", "helm.sh/helm/v3/cmd/helm", ("helm.sh/helm/v3/internal/version.version",)),
+            ),
+        ),
         # The rest of a whole cluster.
         Tool(
             "coredns",
@@ -191,20 +204,6 @@ TOOLS: dict[str, Tool] = {
                     member="coredns",
                 ),
                 GoBuild("github.com/coredns/coredns", "github.com/coredns/coredns"),
-            ),
-            e2e=True,
-        ),
-        Tool(
-            "helm",
-            HELM,
-            on_path=OnPath(("version", "--short"), at_least=(3, 14), below=(4, 0)),
-            sources=(
-                Release(
-                    f"https://get.helm.sh/helm-v{HELM}-{OS}-{ARCH}.tar.gz",
-                    f"https://get.helm.sh/helm-v{HELM}-{OS}-{ARCH}.tar.gz.sha256sum",
-                    member=f"{OS}-{ARCH}/helm",
-                ),
-                GoBuild("helm.sh/helm/v3", "helm.sh/helm/v3/cmd/helm", ("helm.sh/helm/v3/internal/version.version",)),
             ),
             e2e=True,
         ),
