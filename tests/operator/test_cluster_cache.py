@@ -86,6 +86,9 @@ class TestSelect:
         known.observe(SECRET, secret(2, owner="other"))
         assert known.select(SECRET, namespace="ns", labels={"owner": "team"}) == []
         assert known.select(SECRET, namespace="ns", labels={"owner": "other"}) == [secret(2, owner="other")]
+        known.forget(SECRET, secret(3, owner="other"))
+        for owner in ("team", "other"):
+            assert known.select(SECRET, namespace="ns", labels={"owner": owner}) == []
 
 
 class TestReplace:

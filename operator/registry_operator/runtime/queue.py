@@ -131,9 +131,6 @@ class Queue(Generic[K]):
         self._stopping = True
         for key in list(self._timers):
             self._cancel_timer(key)
-        self._waiting.clear()
-        self._since.clear()
-        DEPTH.set(0)
         for _ in self._tasks:
             self._free.release()
         if self._tasks:
