@@ -94,6 +94,9 @@ class LiveRegistry:
         os.kill(self.process.pid, signal.SIGTERM)
         return self.process.wait()
 
+    def signal_stop(self) -> None:
+        os.kill(self.process.pid, signal.SIGTERM)
+
     def kill(self) -> None:
         """Ends the process and its workers by SIGKILL, at once, as the kernel or a node's failure would."""
         everyone = [self.process.pid, *self.worker_pids()]
