@@ -18,8 +18,9 @@ _CHUNK: Final = 64 * 2**10
 class Process:
     """A running command. It has no part in our terminal's Ctrl-C; `stop` ends it, and so does our own end."""
 
-    def __init__(self, process: asyncio.subprocess.Process, log: RotatingLog) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, output: int, log: RotatingLog) -> None:
         self._process = process
+        self._output = output
         self._log = log
         self._ended = asyncio.create_task(self._until_end())
         self.pid: Final = process.pid
@@ -27,16 +28,25 @@ class Process:
     @classmethod
     async def start(cls, command: Sequence[str], *, environment: Mapping[str, str], cwd: Path, log: Path) -> "Process":
         """Start the command with this environment and no other."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), *command),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=environment,
-            cwd=cwd,
-            start_new_session=True,
-        )
-        return cls(process, RotatingLog(log))
+        file = RotatingLog(log)
+        # A pipe of our own: asyncio's would count as part of the process, and whatever it starts keeps that open.
+        output, theirs = os.pipe()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), *command),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=theirs,
+                stderr=theirs,
+                env=environment,
+                cwd=cwd,
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(output)
+            raise
+        finally:
+            os.close(theirs)
+        return cls(process, output, file)
 
     async def ended(self) -> int:
         """Wait for the end; returns the exit code, negative for a signal. A cancelled wait leaves the process alone."""
@@ -72,8 +82,12 @@ class Process:
         return code
 
     async def _pump(self) -> None:
-        assert self._process.stdout is not None  # noqa: S101, it was asked for
-        while content := await self._process.stdout.read(_CHUNK):
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(self._output, "rb")
+        )
+        while content := await reader.read(_CHUNK):
             # A full disk costs lines; a full pipe would stop the process.
             with contextlib.suppress(OSError):
                 self._log.write(content)
+        transport.close()
