@@ -24,9 +24,11 @@ def namespace(kube: Kube) -> str:
 
 
 @pytest.fixture
-def world(kube: Kube) -> World:
+def world(kube: Kube) -> Iterator[World]:
     """A namespace in which a test reconciles when it likes."""
-    return World(kube)
+    world = World(kube)
+    yield world
+    world.end()
 
 
 @pytest.fixture

@@ -36,6 +36,15 @@ class World:
         kube.create(NAMESPACE, "", self.namespace)
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
 
+    def end(self) -> None:
+        """No Registry is left to operators that later tests run."""
+        for registry in self.kube.all(REGISTRY, self.namespace):
+            name = registry["metadata"]["name"]
+            if registry["metadata"].get("finalizers"):
+                self.kube.merge(REGISTRY, self.namespace, name, {"metadata": {"finalizers": None}})
+            if self.get(REGISTRY, name) is not None:
+                self.kube.delete(REGISTRY, self.namespace, name)
+
     # --- what happens
 
     def create(self, spec: Json | None = None, name: str = "team") -> Json:

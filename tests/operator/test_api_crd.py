@@ -1,6 +1,7 @@
 """The Registry's CRD on a real API server: what it accepts, fills in, shows, and rejects with which words."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -53,9 +54,10 @@ class Registries:
 
 
 @pytest.fixture
-def registries(api: KubeAPI, namespace: str) -> Registries:
-    """Registries in the test's namespace."""
-    return Registries(api, namespace)
+def registries(api: KubeAPI, namespace: str) -> Iterator[Registries]:
+    """Registries in the test's namespace, until it ends: other tests' operators shall not find them."""
+    yield Registries(api, namespace)
+    api.kubectl("-n", namespace, "delete", "registries", "--all")
 
 
 class TestDefaults:

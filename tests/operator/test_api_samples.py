@@ -20,6 +20,7 @@ class TestSamples:
     def test_the_api_server_takes_it(self, kube: Kube, namespace: str, sample: Path) -> None:
         """Strictly, without a warning, and with the rules of pod security in mind."""
         kube.api.kubectl("-n", namespace, "apply", "--validate=strict", "--warnings-as-errors", "-f", str(sample))
+        kube.api.kubectl("-n", namespace, "delete", "registries", "--all")
 
     def test_it_says_what_it_is_for(self, sample: Path) -> None:
         """In its first line."""
