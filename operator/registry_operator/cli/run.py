@@ -117,3 +117,6 @@ def run(
     except (CredentialsError, AddressInUse) as error:
         click.echo(f"registry-operator: {error}", err=True)
         sys.exit(2)
+    except operator.WatchFailed as error:
+        click.echo(f"registry-operator: {error}", err=True)
+        sys.exit(1)

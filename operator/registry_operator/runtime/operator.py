@@ -35,6 +35,10 @@ DRAIN_SECONDS: Final = 15.0
 logger = logging.getLogger(__name__)
 
 
+class WatchFailed(Exception):
+    """kopf gave a watch up, as when the CRD was removed. Nothing would be noticed any more, so the process must end."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """What `registry-operator run` can be told."""
@@ -51,7 +55,7 @@ class Options:
 
 
 async def run(options: Options) -> None:
-    """Run until SIGTERM or SIGINT. Raises CredentialsError, AddressInUse, and what makes watching impossible."""
+    """Run until SIGTERM or SIGINT. Raises CredentialsError, AddressInUse, WatchFailed."""
     # What runs beside the loop is computation, such as bcrypt: more threads would only take turns away from the loop.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
     stop = asyncio.Event()
@@ -152,7 +156,7 @@ def _foreign_watches(cluster: KubernetesCluster, queue: Queue[Key]) -> list[asyn
 
 
 async def _watch(cluster: KubernetesCluster, queue: Queue[Key], resync: Resync, stop: asyncio.Event) -> None:
-    """Run kopf until told to stop. Raises what made a watch fail for good, such as a CRD that was removed."""
+    """Run kopf until told to stop. Raises WatchFailed."""
     before = asyncio.all_tasks()
     tasks = await kopf.spawn_tasks(
         registry=handlers.handlers(cluster, wake=queue.add, relisted=resync.request),
@@ -164,7 +168,10 @@ async def _watch(cluster: KubernetesCluster, queue: Queue[Key], resync: Resync, 
     )
     # kopf has just taken the signals for itself; it would stop watching before the queue has drained.
     _stop_on_signals(stop)
-    await kopf.run_tasks(tasks, ignored=before)
+    try:
+        await kopf.run_tasks(tasks, ignored=before)
+    except Exception as error:
+        raise WatchFailed(f"a watch failed for good, a restart may help: {error}") from error
 
 
 async def _until(stop: asyncio.Event, *tasks: asyncio.Task[None]) -> None:

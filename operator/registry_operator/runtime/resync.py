@@ -7,11 +7,13 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Final
 
 from prometheus_client import Counter, Gauge
 
 from registry_operator.api.kinds import CHILDREN, REGISTRY
+from registry_operator.cluster.kubernetes.api import Refusal
 from registry_operator.cluster.kubernetes.cluster import KubernetesCluster
 from registry_operator.cluster.protocol import Key, Rejected, Unavailable
 from registry_operator.runtime.handlers import wake_owners
@@ -49,7 +51,7 @@ class Resync:
             except (Rejected, Unavailable) as error:
                 failures += 1
                 delay = backoff.delay(failures)
-                logger.warning("waiting for the API server, next try in %.0f s: %s", delay, _explained(error))
+                logger.warning("waiting for the API server, next try in %.1f s: %s", delay, _explained(error))
                 await asyncio.sleep(delay)
 
     async def run(self) -> None:
@@ -80,9 +82,9 @@ class Resync:
 
 
 def _explained(error: Exception) -> str:
-    if "could not find the requested resource" in str(error):
+    if isinstance(error, Refusal) and error.code == HTTPStatus.NOT_FOUND:
         return (
-            f"the API server does not know the kind {REGISTRY.name} ({REGISTRY.api_version}); "
+            f"the API server does not know {REGISTRY.plural} of {REGISTRY.api_version}; "
             "install it with `registry-operator crds | kubectl apply --server-side -f -`"
         )
     return str(error)
