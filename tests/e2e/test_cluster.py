@@ -379,18 +379,19 @@ def _await_end(process: int) -> None:
 
 
 def _traces() -> dict[str, list[str]]:
-    """What a cluster could leave on the machine."""
-    folders = ("/etc/cni", "/opt/containerd", "/run/containerd", "/usr/libexec/kubernetes", "/var/lib/kubelet")
+    """What a cluster could leave on the machine, told from what others do there meanwhile."""
+    mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    folders = ("/opt/containerd", "/run/containerd", "/usr/libexec/kubernetes", "/var/lib/cni", "/var/lib/kubelet")
     return {
         "processes": sorted(name for name in map(_program, Path("/proc").glob("[0-9]*/cmdline")) if name),
+        "links": sorted(path.name for path in Path("/sys/class/net").glob("regatta*")),
+        "routes": sorted(re.findall(r"^10\.12[345]\..*", run("ip", "route"), re.MULTILINE)),
+        "rules": sorted(re.findall(r"^.*(?:KUBE|CNI|10\.12[345]\.).*", run("iptables-save"), re.MULTILINE)),
+        "mounts": sorted(path for path in mounts if "regatta" in path or "kube" in path),
+        "cgroups": sorted(str(path) for path in Path("/sys/fs/cgroup").glob("**/regatta-cluster-*")),
+        "state": sorted(str(path) for path in State.of(1).root.parent.iterdir()),
         "sysctls": [Path("/proc/sys", name).read_text() for name in SYSCTLS],
         "folders": [folder for folder in folders if Path(folder).exists()],
-        "links": sorted(line.split(":")[1] for line in run("ip", "-o", "link").splitlines()),
-        "routes": sorted(run("ip", "route").splitlines()),
-        "rules": sorted(run("iptables-save").splitlines()),
-        "mounts": sorted(line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()),
-        "cgroups": sorted(str(path) for path in Path("/sys/fs/cgroup").glob("*/regatta-cluster-*")),
-        "state": sorted(str(path) for path in State.of(1).root.parent.iterdir()),
     }
 
 

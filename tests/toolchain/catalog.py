@@ -211,6 +211,8 @@ TOOLS: dict[str, Tool] = {
         Tool("ctr", "any", (Debian("containerd"),), OnPath(at_least=(1, 6)), e2e=True),
         Tool("runc", "any", (Debian("runc"),), OnPath(at_least=(1, 1)), e2e=True),
         Tool("iptables", "any", (Debian("iptables"),), OnPath(at_least=(1, 8)), e2e=True),
+        Tool("buildah", "any", (Debian("buildah"),), OnPath(at_least=(1, 28)), e2e=True),
+        Tool("debootstrap", "any", (Debian("debootstrap"),), OnPath(at_least=(1, 0)), e2e=True),
         # One of the CNI plugins stands for all; iproute2 has another program of its name.
         Tool(
             "bridge",

@@ -127,6 +127,17 @@ class TestPlaces:
         assert (found := find(TOOLS["etcd"])) is not None
         assert found.path == given
 
+    def test_a_program_whose_name_is_common_is_looked_for_in_its_own_folders_alone(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        installed = program(tmp_path / "bin", "bridge", "bridge 1.0")
+        monkeypatch.setenv("PATH", f"{installed.parent}{os.pathsep}{os.environ['PATH']}")
+        wanted = Tool("bridge", "any", (), OnPath(folders=(str(tmp_path / "plugins"),)))
+        assert find(wanted) is None
+        plugin = program(tmp_path / "plugins", "bridge", "bridge 1.0")
+        assert (found := find(wanted)) is not None
+        assert found.path == plugin
+
     @pytest.mark.skipif(sys.platform != "linux", reason="ELF is Linux's")
     def test_where_a_static_program_is_needed_a_dynamically_linked_one_is_not_taken(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -33,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (ClusterError, Unavailable, CommandFailed) as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
