@@ -287,6 +287,8 @@ def send(protocol: Exchange, response: Response, *, head: bool) -> None:
         response.headers.append(("content-length", str(body.end - body.start)))
         protocol.response_file_range(response.status, response.headers, body.path, body.start, body.end)
     else:
+        if not body:
+            response.headers.append(("content-length", "0"))  # which the engine leaves out over HTTP/2
         protocol.response_bytes(response.status, response.headers, body)
 
 
