@@ -9,7 +9,6 @@ from tests.fixtures.docker import Dockerd
 from tests.fixtures.processes import CommandFailed
 from tests.server.live import LiveRegistry
 
-
 REFUSED = r"no basic auth credentials|malformed HTTP response"
 """What Docker says to someone whom a registry on loopback refuses: after HTTPS it has tried plain HTTP, too."""
 
