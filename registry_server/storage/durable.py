@@ -25,6 +25,11 @@ def sync_directory(path: str) -> None:
         os.close(descriptor)
 
 
+def make_directory(path: str) -> None:
+    """Create a directory, which may be lost again, in parents that may not. Raises FileExistsError."""
+    _in_directory_of(path, lambda: os.mkdir(path))
+
+
 def make_directories(path: str) -> None:
     """Create a directory and its missing parents, each with a durable entry."""
     with suppress(FileExistsError):

@@ -295,8 +295,8 @@ def _read(path: str) -> bytes | None:
 
 
 def _start_upload(directory: str) -> None:
-    """Not synced: an upload that a power failure takes is begun anew."""
-    os.makedirs(directory)
+    """Not synced: an upload that a power failure takes is begun anew. The repository around it shall stay, though."""
+    durable.make_directory(directory)
     with open(f"{directory}/startedat", "w", encoding="ascii") as file:
         file.write(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
     with open(f"{directory}/data", "xb"):
