@@ -11,6 +11,7 @@ from pathlib import Path
 import bcrypt
 import pytest
 
+from tests.fixtures.docker import Dockerd
 from tests.fixtures.images import make_oci_layout
 from tests.fixtures.processes import CommandFailed, free_port, run
 from tests.local.running import OPERATOR, Up, await_end, await_true, listens, local, registry, session, up, write
@@ -28,6 +29,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     manifest = write(directory / "team.yaml", registry(port=5000))
     with up(manifest, state=directory / "state", args=("--port", str(free_port()), "--prove")) as running:
         running.until("^ready: https://localhost:")
+        running.until("curl")
         yield running
 
 
@@ -89,6 +91,18 @@ class TestReady:
         assert run(skopeo, "inspect", *login, "--format", "{{.Digest}}", image).strip() == pushed.digest
         with pytest.raises(CommandFailed, match=r"(?i)unauthorized|authentication required"):
             run(skopeo, "inspect", "--no-creds", "--cert-dir", ca, image)
+
+    def test_docker_by_the_lines_to_paste(self, team: Up, dockerd: Dockerd) -> None:
+        """`docker login` as printed, then push and pull: nothing else is to be set up."""
+        line = next(line for line in team.lines if "docker login" in line).partition("docker login")[2]
+        arguments, _, password = line.partition("<")
+        dockerd.docker("login", *arguments.split(), input=Path(password.strip()).read_text())
+        image = f"{team.registry()['address']}/team/busybox:1"
+        dockerd.import_busybox_image(image)
+        dockerd.docker("push", image)
+        dockerd.docker("rmi", image)
+        dockerd.docker("pull", image)
+        assert dockerd.docker("run", "--rm", "--network", "none", image, "echo", "pulled").strip() == "pulled"
 
     def test_a_second_up_is_refused(self, team: Up, tmp_path: Path) -> None:
         """Two on one state directory would fight; the message says what to do."""
@@ -192,7 +206,7 @@ class TestEdits:
             seen = running.registry("b")
             processes = session(seen["pid"])
             doomed.unlink()
-            running.until("default/b: Registry deleted")
+            running.until("^b: Registry deleted")
             await_end(processes)
             assert not listens(port)
             assert Path(seen["storage"]).is_dir()
@@ -238,7 +252,7 @@ class TestSeveral:
         port = free_port()
         write(tmp_path / "both.yaml", registry("a", port=port), registry("b", port=port))
         with up(tmp_path / "both.yaml", state=tmp_path / "state") as running:
-            message = running.until(f"RolloutStuck: .*port {port} is already used by default/")
+            message = running.until(f"^[ab]: port {port} is already used by default/")
             assert "spec.service.port" in message
             running.until("^ready: ")
 

@@ -17,7 +17,6 @@ from registry_operator.cluster.protocol import Key, Manifest
 class Handout:
     """How to reach one registry. Passwords are in `files` alone."""
 
-    name: str
     url: str
     address: str
     directory: Path
@@ -36,7 +35,6 @@ class Handout:
         user = decoded_data(store.get(Key(SECRET, key.namespace, login["secretName"]))) if login else {}
         address = status.get("address", "")
         return cls(
-            name=key.name,
             url=f"{'https' if tls else 'http'}://{address}",
             address=address,
             directory=state.registry(str(key.namespace), key.name) / "client",
@@ -70,6 +68,8 @@ class Handout:
             yield "CA to trust", f"{directory}/ca.crt"
         if self.password is not None:
             yield "log in", f"docker login {self.address} -u {self.username} --password-stdin < {directory}/password"
+        else:
+            yield "log in", f"docker login {self.address}"
         yield "push", f"docker tag IMAGE {self.address}/IMAGE && docker push {self.address}/IMAGE"
         trust = f" --cacert {directory}/ca.crt" if self.ca is not None else ""
         login = f" --netrc-file {directory}/netrc" if self.password is not None else ""

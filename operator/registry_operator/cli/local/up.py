@@ -115,10 +115,10 @@ class Up:
                 self._reload()
 
     async def _shutdown(self) -> None:
-        self._voice.wait_for("stopping")
+        self._voice.wait_for({})
+        self._voice.say("stopping")
         await self._queue.stop(grace=DRAIN)
         await self._cluster.stop()
-        self._voice.wait_for("")
         self._voice.say(f"stopped; everything is kept in {self._options.state.root}")
 
     def _handle_signals(self) -> None:
@@ -144,7 +144,7 @@ class Up:
         self._note(admitted, reading)
         for key in self._admission.store(admitted, reading):
             kept = f"; its content stays in {self._options.state.root / 'data'}" if key.kind == REGISTRY else ""
-            self._voice.say(f"{key.namespace}/{key.name}: {key.kind.name} deleted{kept}")
+            self._voice.say(f"{_name(key)}: {key.kind.name} deleted{kept}")
 
     def _note(self, admitted: list[Manifest], reading: Reading) -> None:
         """Say once what has no effect here."""
@@ -157,7 +157,7 @@ class Up:
             key = key_of(manifest)
             fields = ", ".join(_meaningless(given.get(key, manifest))) if key.kind == REGISTRY else ""
             if fields and self._notes.get(key) != fields:
-                self._voice.say(f"note: {key.namespace}/{key.name}: no effect in local mode: {fields}")
+                self._voice.say(f"note: {_name(key)}: no effect in local mode: {fields}")
             self._notes[key] = fields
 
     # --- Registries
@@ -168,55 +168,49 @@ class Up:
         return outcome.requeue_after
 
     def _tell_event(self, event: Event) -> None:
-        where = f"{event.regarding.namespace}/{event.regarding.name}"
-        if event.kind == "Warning":
-            self._voice.warn([f"{where}: {event.reason}: {event.message}"])
-        else:
-            self._voice.say(f"{where}: {event.message}")
+        self._voice.tell(_name(event.regarding), event.message, style="red" if event.kind == "Warning" else None)
 
     async def _announce(self) -> None:
         """Follow the Registries: say what they wait for, and once they are ready how to use them."""
         while True:
             await self._news.wait()
             self._news.clear()
-            waiting = []
+            waiting = {}
             for registry in self._cluster.store.list(REGISTRY):
                 key = key_of(registry)
                 if not self._is_ready(registry):
                     self._ready.discard(key)
-                    waiting.append(f"{key.name}: {_condition(registry, 'Ready').get('message', 'being set up')}")
+                    waiting[_name(key)] = _condition(registry, "Ready").get("message", "being set up")
                 elif key not in self._ready:
                     self._ready.add(key)
                     await self._announce_ready(registry)
                 else:
                     self._handout(registry).write()
-            self._voice.wait_for("; ".join(waiting))
+            self._voice.wait_for(waiting)
 
     async def _announce_ready(self, registry: Manifest) -> None:
         key, handout = key_of(registry), self._handout(registry)
         handout.write()
-        if self._options.prove and key not in self._announced and not await self._proven(handout):
+        if self._options.prove and key not in self._announced and not await self._proven(_name(key), handout):
             return
-        self._voice.wait_for("")
+        self._voice.wait_for({})
         self._voice.say(f"ready: {handout.url}", style="bold green")
         lines = list(handout.lines())
         if self._announced.get(key) != lines:
             self._voice.say("", *(f"  {heading:<12} {line}" for heading, line in lines), "")
         self._announced[key] = lines
 
-    async def _proven(self, handout: Handout) -> bool:
+    async def _proven(self, name: str, handout: Handout) -> bool:
         if handout.access is None:
-            self._voice.say(f"{handout.name}: not proven by a push: its users are your own")
+            self._voice.tell(name, "not proven by a push: its users are your own")
             return True
-        self._voice.wait_for(f"{handout.name}: pushing and pulling an image")
+        self._voice.wait_for({name: "pushing and pulling an image"})
         try:
             await asyncio.to_thread(prove, handout.access)
         except NotProven as failure:
-            self._voice.warn(
-                [f"{handout.name}: not ready: {failure}; see `registry-operator local logs {handout.name}`"]
-            )
+            self._voice.warn([f"{name}: not ready: {failure}; see `registry-operator local logs {name}`"])
             return False
-        self._voice.say(f"{handout.name}: an image was pushed and pulled over {handout.url}, and no stranger let in")
+        self._voice.tell(name, f"an image was pushed and pulled over {handout.url}, and no stranger let in")
         return True
 
     def _handout(self, registry: Manifest) -> Handout:
@@ -237,6 +231,11 @@ class Up:
 def _is_current(manifest: Manifest, said: Manifest) -> bool:
     """Whether something was said of the manifest as it is now."""
     return bool(said.get("observedGeneration") == manifest["metadata"]["generation"])
+
+
+def _name(key: Key) -> str:
+    """As people call it: without the namespace where that says nothing."""
+    return key.name if key.namespace == "default" else f"{key.namespace}/{key.name}"
 
 
 def _condition(registry: Manifest, kind: str) -> Manifest:
