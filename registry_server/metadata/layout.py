@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
-from registry_server.reference import ALGORITHMS, Digest, InvalidDigest, is_tag
+from registry_server.reference import ALGORITHMS, Digest, InvalidDigest, is_repository, is_tag
 from registry_server.storage.contract import Storage
 
 KEPT_TAG_LISTS: Final = 1024
@@ -92,7 +92,7 @@ class LayoutMetadata:
         return (None if None in versions else tuple(versions)), digests
 
     async def repositories(self) -> Sequence[str]:
-        return await self._storage.walk("repositories", until="_manifests")
+        return [name for name in await self._storage.walk("repositories", until="_manifests") if is_repository(name)]
 
 
 def _manifests(repository: str) -> str:
