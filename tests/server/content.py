@@ -77,7 +77,8 @@ class Repository:
     def push_blob(self, content: bytes, algorithm: str = "sha256") -> str:
         """Pushes a blob by POST and PUT; returns its digest."""
         digest = digest_of(content, algorithm)
-        response = self.client.put(self.start_upload(), params={"digest": digest}, content=content)
+        location = httpx.URL(self.start_upload()).copy_merge_params({"digest": digest})
+        response = self.client.put(location, content=content)
         assert response.status_code == 201, response.text
         return digest
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.fixtures.tools import unavailable
+from tests.fixtures.tools import Need, unavailable
 from tests.server.conftest import Serve
 from tests.server.content import Repository, digest_of, image
 from tests.server.live import LiveRegistry, until
@@ -162,7 +162,7 @@ class TestOrderOfSyncs:
     """The kernel's view of a push: what a 201 promises has been synced before it is sent, files and folders alike."""
 
     @pytest.mark.parametrize("what", ["blob", "manifest", "mount", "delete"])
-    def test_everything_is_synced_before_the_answer(self, serve: Serve, tmp_path: Path, what: str) -> None:
+    def test_everything_is_synced_before_the_answer(self, serve: Serve, need: Need, tmp_path: Path, what: str) -> None:
         registry = serve()
         repository = Repository(registry.client(), "deep/down/app")
         other = Repository(repository.client, "other")
@@ -182,7 +182,7 @@ class TestOrderOfSyncs:
                 repository.push_blob(content)
         if what == "delete":
             repository.push_manifest(image(config, [layer]), "v1")
-        calls = _trace(registry, act[what], tmp_path / "trace")
+        calls = _trace(need("strace"), registry, act[what], tmp_path / "trace")
         expected = {"blob": 2, "manifest": 4, "mount": 1, "delete": 0}[what]
         _assert_synced(calls, registry, expected)
 
@@ -195,15 +195,12 @@ class Call:
     paths: tuple[str, ...]
 
 
-def _trace(registry: LiveRegistry, act: Callable[[], httpx.Response], log: Path) -> list[Call]:
+def _trace(strace: Path, registry: LiveRegistry, act: Callable[[], httpx.Response], log: Path) -> list[Call]:
     """What the worker asks of the kernel while it answers one request."""
     [worker] = registry.worker_pids()
     names = "mkdir,mkdirat,rename,renameat,renameat2,unlink,unlinkat,rmdir,fsync,fdatasync,sendto,sendmsg,write,writev"
-    command = ["strace", "-f", "-y", "-s", "40", "-e", f"trace={names}", "-p", str(worker), "-o", str(log)]
-    try:
-        tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    except FileNotFoundError:
-        unavailable("strace is not installed")
+    command = [strace, "-f", "-y", "-s", "40", "-e", f"trace={names}", "-p", str(worker), "-o", str(log)]
+    tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert tracer.stderr is not None
     try:
         attached = tracer.stderr.readline()

@@ -176,6 +176,7 @@ TOOLS: dict[str, Tool] = {
         ),
         # Of Debian's packages the version is Debian's.
         Tool("skopeo", "any", (Debian("skopeo"),), OnPath(at_least=(1, 9))),
+        Tool("strace", "any", (Debian("strace"),), OnPath(at_least=(5, 0))),
         Tool("dockerd", "any", (Debian("docker.io"),), OnPath(at_least=(20, 10))),
         Tool("docker", "any", (Debian("docker.io"),), OnPath(at_least=(20, 10))),
         Tool("busybox", "any", (Debian("busybox-static"),), OnPath(("--help",), at_least=(1, 30), static=True)),
