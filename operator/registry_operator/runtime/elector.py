@@ -87,11 +87,15 @@ class Elector:
     async def release(self) -> None:
         """Give the Lease up if it is ours, so that the next candidate need not wait for it to expire."""
         LEADING.set(0)
-        if self._seen is None or self._holder() != self.identity:
+        if self._holder() != self.identity:
             return
-        spec = self._seen["spec"] | {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _now()}
         try:
             async with asyncio.timeout(self._timing.deadline):
+                # A renewal that was cancelled may have taken effect, and the Lease we know of be outdated.
+                self._look_at(await self._read())
+                if self._seen is None or self._holder() != self.identity:
+                    return
+                spec = self._seen["spec"] | {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _now()}
                 await self._write(self._seen | {"spec": spec})
         except (Rejected, Unavailable, TimeoutError) as error:
             logger.warning("the Lease %s/%s could not be released: %s", self._namespace, self._name, error)
