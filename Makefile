@@ -4,11 +4,11 @@ PYTHON ?= python3
 PORT   ?= 5000
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-LOCKS  := runtime dev server
+LOCKS  := runtime dev server operator build
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup setup-dev test unit lint format crds manifests chart lock clean
+.PHONY: help run setup setup-dev test unit lint format crds manifests chart images lock clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,13 +47,19 @@ manifests: crds setup-dev ## Write what is derived from the chart: its CRDs, man
 chart: manifests ## Package the chart into dist/
 	@$$($(BIN)/python -c 'from tests.toolchain import tool; print(tool("helm"))') package helm/regatta --destination dist
 
+# BASE=debootstrap where no image registry is in reach; BUILDER=docker or buildah; OUT is the archives' folder.
+images: ## Build the container images and say what they weigh (BASE=debootstrap, BUILDER=…, OUT=…)
+	@$(PYTHON) -m images.build $(if $(BASE),--base $(BASE)) $(if $(BUILDER),--builder $(BUILDER)) $(if $(OUT),--out $(OUT))
+
 lock: setup-dev ## Resolve the dependencies anew into requirements/
 	$(foreach lock,$(LOCKS),$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-header --upgrade $(EXTRAS_$(lock)) pyproject.toml --output-file requirements/$(lock).txt &&) true
+	  --no-header --upgrade $(WITH_$(lock)) --output-file requirements/$(lock).txt &&) true
 
-EXTRAS_server  :=
-EXTRAS_runtime := --extra operator --group editable
-EXTRAS_dev     := --extra operator --extra test --extra dev --group editable
+WITH_server   := pyproject.toml
+WITH_operator := pyproject.toml --extra operator
+WITH_runtime  := pyproject.toml --extra operator --group editable
+WITH_dev      := pyproject.toml --extra operator --extra test --extra dev --group editable
+WITH_build    := --group editable
 
 clean: ## Remove what set-up and tests have left in the tree
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* dist build
