@@ -115,6 +115,29 @@ def test_a_slow_key_holds_up_no_other() -> None:
     asyncio.run(main())
 
 
+def test_work_that_never_waits_leaves_the_loop_to_others() -> None:
+    """As reconciles of an unchanged fleet do: meanwhile the Lease must be renewed and health be answered."""
+
+    async def main() -> None:
+        done: list[int] = []
+        turns: set[int] = set()
+
+        async def work(key: int) -> None:
+            done.append(key)
+
+        queue = Queue(work, workers=4)
+        queue.start()
+        for number in range(400):
+            queue.add(number)
+        while len(done) < 400:
+            await asyncio.sleep(0)
+            turns.add(len(done))
+        await queue.stop(grace=5)
+        assert len(turns) >= 100
+
+    asyncio.run(main())
+
+
 def test_a_run_says_when_the_key_is_due_again() -> None:
     runs: list[str] = []
 

@@ -142,6 +142,8 @@ class Queue(Generic[K]):
     async def _worker(self) -> None:
         while True:
             await self._free.acquire()
+            # Work that finds all it reads in a cache never waits: a fleet of it would keep the loop from the Lease.
+            await asyncio.sleep(0)
             if self._stopping:
                 return
             key = self._waiting.popleft()
