@@ -98,7 +98,7 @@ class TestTested:
         (tmp_path / "check.py").write_text(one(hooks, "ConfigMap")["data"]["check.py"])
         server = urlsplit(kube.api.server)
         python, script, *arguments = pod["spec"]["containers"][0]["command"]
-        assert (python, script) == ("python3", "/check/check.py")
+        assert (python, script) == ("python", "/check/check.py")
         if seconds:
             arguments[-1] = seconds
         environment = {
