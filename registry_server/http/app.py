@@ -85,7 +85,7 @@ class App:
         body = _Body(protocol)
         request = Request(scope.method, scope.path, scope.query_string, scope.headers, scope.client, body)
         try:
-            target, response = await self._respond(request, scope.scheme)
+            target, response = await self._respond(request, scope)
         except asyncio.CancelledError:
             # The time to drain is over. What an upload has brought so far is kept.
             logger.warning("%s %s was cut off", request.method, request.path)
@@ -122,7 +122,7 @@ class App:
                 }
             )
 
-    async def _respond(self, request: Request, scheme: str) -> tuple[Target | None, Response]:
+    async def _respond(self, request: Request, scope: Scope) -> tuple[Target | None, Response]:
         target: Target | None = None
         try:
             target = self._find(request.path)
@@ -144,7 +144,7 @@ class App:
             response = await handler(request, target, lambda name: self.security.policy.allows(subject, name, "pull"))
         except Unauthorized as error:
             response = error_response(error)
-            response.headers.append(("www-authenticate", self._challenge(request, target, scheme)))
+            response.headers.append(("www-authenticate", self._challenge(request, target, scope)))
             return target, response
         except Exception as error:  # noqa: BLE001  (a client always gets an answer, and the log the reason)
             return target, error_response(error)
@@ -198,11 +198,11 @@ class App:
             raise Unauthorized
         raise Denied
 
-    def _challenge(self, request: Request, target: Target | None, scheme: str) -> str:
+    def _challenge(self, request: Request, target: Target | None, scope: Scope) -> str:
         """How to log in: with `Bearer` where there are also clients without a login, else with `Basic`."""
         if not self.security.anyone_may_something or (target is not None and target.resource == "token"):
             return basic_challenge(self.security.realm)
-        base, host = self._external(request, scheme)
+        base, host = self._external(request, scope)
         challenge = f'Bearer realm="{base}{self.prefix}/auth/token",service="{host}"'
         if target is not None and target.repository:
             action = METHODS[target.resource][request.method]
@@ -212,15 +212,15 @@ class App:
             challenge += ',error="insufficient_scope"'
         return challenge
 
-    def _external(self, request: Request, scheme: str) -> tuple[str, str]:
+    def _external(self, request: Request, scope: Scope) -> tuple[str, str]:
         """The registry's URL and host as the client sees them."""
         if self.base_url:
             return self.base_url, urlsplit(self.base_url).netloc
-        host = request.headers.get("host") or "localhost"
+        host = request.headers.get("host") or scope.authority or "localhost"  # HTTP/2 has an authority only
         if _HOST.fullmatch(host) is None:
             host = "localhost"
         forwarded = request.headers.get("x-forwarded-proto")
-        return f"{forwarded if forwarded in ('http', 'https') else scheme}://{host}", host
+        return f"{forwarded if forwarded in ('http', 'https') else scope.scheme}://{host}", host
 
     def _token(self, request: Request, subject: Subject) -> Response:
         if not self.security.has_logins:

@@ -32,6 +32,7 @@ class Scope(Protocol):
 
     http_version: str
     scheme: str
+    authority: str | None
     method: str
     path: str
     query_string: str
