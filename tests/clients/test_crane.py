@@ -1,58 +1,100 @@
-"""crane: push, pull, copy, tag, list, delete, over TLS with the registry's CA and a login."""
+"""crane: what a pipeline does with images, and a check of every digest on the way."""
 
-from collections.abc import Callable
+import json
 from pathlib import Path
 
 import pytest
 
-from tests.clients.conftest import PASSWORD, USER
-from tests.fixtures.images import make_oci_index, make_oci_layout
+from tests.clients.conftest import PASSWORD, USER, ca_of
+from tests.fixtures.images import make_docker_archive, make_oci_index, make_oci_layout
 from tests.fixtures.processes import CommandFailed, run
 from tests.server.live import LiveRegistry
 
-Crane = Callable[..., str]
+REFUSED = "401|UNAUTHORIZED"
+
+
+class Crane:
+    """The command with an authority it trusts and a folder of logins of its own."""
+
+    def __init__(self, program: Path, registry: LiveRegistry, folder: Path) -> None:
+        self._program = program
+        self._environ = {"SSL_CERT_FILE": str(ca_of(registry)), "DOCKER_CONFIG": str(folder / "docker")}
+        self.at = registry.address
+
+    def __call__(self, *args: str | Path) -> str:
+        return run(self._program, *args, env=self._environ)
+
+    def login(self, password: str = PASSWORD) -> None:
+        command = ("auth", "login", "--username", USER, "--password-stdin", self.at)
+        run(self._program, *command, env=self._environ, input=password)
 
 
 @pytest.fixture
-def crane_at(crane: Path, private: LiveRegistry, ca: Path, tmp_path: Path) -> Crane:
-    """`crane_at("ls", "team/app")`: crane, logged in, with `{}` standing for the registry's address."""
-    environment = {"SSL_CERT_FILE": str(ca / "ca.crt"), "DOCKER_CONFIG": str(tmp_path / "docker")}
-
-    def call(*words: str | Path) -> str:
-        return run(crane, *(str(word).replace("{}", private.address) for word in words), env=environment)
-
-    run(crane, "auth", "login", private.address, "-u", USER, "--password-stdin", input=PASSWORD, env=environment)
-    return call
+def at_private(crane: Path, private: LiveRegistry, tmp_path: Path) -> Crane:
+    client = Crane(crane, private, tmp_path)
+    client.login()
+    return client
 
 
-def test_an_image_goes_in_and_out_unchanged(crane_at: Crane, tmp_path: Path) -> None:
-    pushed = make_oci_layout(tmp_path / "in", [b"hello", 2 << 20])
-    crane_at("push", tmp_path / "in", "{}/crane/app:1")
-    assert crane_at("digest", "{}/crane/app:1").strip() == pushed.digest
-    crane_at("pull", "--format", "oci", "{}/crane/app:1", tmp_path / "out")
-    blobs = {file.name for file in (tmp_path / "in/blobs/sha256").iterdir()}
-    assert blobs <= {file.name for file in (tmp_path / "out/blobs/sha256").iterdir()}
+@pytest.fixture
+def at_public(crane: Path, public: LiveRegistry, tmp_path: Path) -> Crane:
+    return Crane(crane, public, tmp_path)
 
 
-def test_every_platform_of_an_image_is_copied(crane_at: Crane, tmp_path: Path) -> None:
-    index = make_oci_index(tmp_path / "in", {"linux/amd64": [100], "linux/arm64": [200]})
-    crane_at("push", tmp_path / "in", "{}/crane/multi:1")
-    crane_at("copy", "{}/crane/multi:1", "{}/crane/copied/multi:2")
-    assert crane_at("digest", "{}/crane/copied/multi:2").strip() == index.digest
-    assert "arm64" in crane_at("config", "--platform", "linux/arm64", "{}/crane/copied/multi:2")
+def test_an_image_is_pushed_copied_tagged_listed_and_deleted(at_private: Crane, tmp_path: Path) -> None:
+    layout = make_oci_layout(tmp_path / "layout", [b"one", 3 << 20])
+    image, copy = f"{at_private.at}/crane/image", f"{at_private.at}/crane/copy"
+    at_private("push", tmp_path / "layout", f"{image}:1")
+    assert at_private("digest", f"{image}:1").strip() == layout.digest
+    at_private("validate", "--remote", f"{image}:1")
+    at_private("tag", f"{image}:1", "stable")
+    assert at_private("ls", image).split() == ["1", "stable"]
+    at_private("copy", f"{image}:stable", f"{copy}:2")
+    at_private("validate", "--remote", f"{copy}:2")
+    assert {"crane/copy", "crane/image"} <= set(at_private("catalog", at_private.at).split())
+    at_private("delete", f"{image}:stable")
+    assert at_private("ls", image).split() == ["1"]
+    at_private("delete", f"{image}@{layout.digest}")
+    assert at_private("ls", image).split() == []
+    assert at_private("digest", f"{copy}:2").strip() == layout.digest
 
 
-def test_tags_and_repositories_are_listed(crane_at: Crane, tmp_path: Path) -> None:
-    make_oci_layout(tmp_path / "in")
-    crane_at("push", tmp_path / "in", "{}/crane/listed:1.0")
-    crane_at("tag", "{}/crane/listed:1.0", "latest")
-    assert crane_at("ls", "{}/crane/listed").split() == ["1.0", "latest"]
-    assert "crane/listed" in crane_at("catalog", "{}").split()
+def test_a_multi_platform_image_is_whole(at_private: Crane, tmp_path: Path) -> None:
+    index = make_oci_index(tmp_path / "index", {"linux/amd64": [1000], "linux/arm64/v8": [2000]})
+    image = f"{at_private.at}/crane/index:1"
+    at_private("push", tmp_path / "index", image)
+    assert at_private("digest", image).strip() == index.digest
+    at_private("validate", "--remote", image)
+    arm = json.loads(at_private("config", "--platform=linux/arm64/v8", image))
+    assert arm["architecture"] == "arm64"
+    at_private("pull", "--format=oci", image, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "index.json").read_text())["manifests"][0]["digest"] == index.digest
 
 
-def test_a_deleted_image_is_gone_with_its_tags(crane_at: Crane, tmp_path: Path) -> None:
-    image = make_oci_layout(tmp_path / "in")
-    crane_at("push", tmp_path / "in", "{}/crane/gone:1")
-    crane_at("delete", f"{{}}/crane/gone@{image.digest}")
-    with pytest.raises(CommandFailed, match="MANIFEST_UNKNOWN"):
-        crane_at("manifest", "{}/crane/gone:1")
+def test_an_archive_of_docker_is_pushed_and_pulled(at_private: Crane, tmp_path: Path) -> None:
+    archive = make_docker_archive(tmp_path / "in.tar", [b"one", 1 << 20])
+    image = f"{at_private.at}/crane/archive:1"
+    at_private("push", archive, image)
+    at_private("pull", image, tmp_path / "out.tar")
+    at_private("validate", "--remote", image, "--tarball", tmp_path / "out.tar")
+
+
+def test_a_wrong_login_is_refused(crane: Path, private: LiveRegistry, tmp_path: Path) -> None:
+    client = Crane(crane, private, tmp_path)
+    client.login("wrong")  # is only remembered
+    for command in (("catalog", client.at), ("digest", f"{client.at}/crane/image:1")):
+        with pytest.raises(CommandFailed, match=REFUSED):
+            client(*command)
+
+
+def test_a_public_image_is_for_everyone_to_pull_and_for_some_to_push(at_public: Crane, tmp_path: Path) -> None:
+    make_oci_layout(tmp_path / "layout", [b"one", 1 << 20])
+    image = f"{at_public.at}/public/app:1"
+    with pytest.raises(CommandFailed, match=REFUSED):
+        at_public("push", tmp_path / "layout", image)
+    at_public.login()
+    at_public("push", tmp_path / "layout", image)
+    at_public("auth", "logout", at_public.at)
+    at_public("validate", "--remote", image)
+    assert at_public("ls", f"{at_public.at}/public/app").split() == ["1"]
+    assert "hidden" not in at_public("catalog", at_public.at)

@@ -1,92 +1,87 @@
-"""A real Docker engine: log in, push, pull, run; refused without a login; a public registry without one."""
+"""The Docker engine: log in, push, pull and run."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.clients.conftest import PASSWORD, USER
-from tests.fixtures.docker import Dockerd
+from tests.clients.conftest import PASSWORD, PUBLIC, USER, ca_of
+from tests.fixtures.docker import VERIFIED_ADDRESS, VERIFIED_HOST, Dockerd
+from tests.fixtures.images import make_docker_archive
 from tests.fixtures.processes import CommandFailed
-from tests.server.live import LiveRegistry
+from tests.server.live import LiveRegistry, serving
 
-REFUSED = r"no basic auth credentials|malformed HTTP response"
-"""What Docker says to someone whom a registry on loopback refuses: after HTTPS it has tried plain HTTP, too."""
-
-
-@pytest.fixture
-def image(dockerd: Dockerd) -> Iterator[str]:
-    """An image that can run, known to the engine alone."""
-    dockerd.import_busybox_image("clients/box:1")
-    yield "clients/box:1"
-    dockerd.docker("rmi", "--force", "clients/box:1")
+WRONG = "401 Unauthorized|unauthorized: "
+REFUSED = "unauthorized|authorization failed|denied|no basic auth credentials|authentication required"
 
 
 @pytest.fixture
-def login(dockerd: Dockerd) -> Iterator[object]:
-    """`login(registry)` logs the engine's client in, for this test."""
-    addresses: list[str] = []
-
-    def log_in(registry: LiveRegistry, password: str = PASSWORD) -> str:
-        addresses.append(registry.address)
-        return dockerd.docker("login", registry.address, "--username", USER, "--password-stdin", input=password)
-
-    yield log_in
-    for address in addresses:
-        dockerd.docker("logout", address)
+def private(tmp_path: Path) -> Iterator[LiveRegistry]:
+    with serving(tmp_path / "registry", users={USER: PASSWORD}, tls=True, workers=2, host=VERIFIED_ADDRESS) as registry:
+        yield registry
 
 
-def _push(dockerd: Dockerd, image: str, registry: LiveRegistry, name: str) -> str:
-    remote = f"{registry.address}/{name}"
-    dockerd.docker("tag", image, remote)
-    try:
-        dockerd.docker("push", remote)
-    finally:
-        dockerd.docker("rmi", remote)
-    return remote
+@pytest.fixture
+def public(tmp_path: Path) -> Iterator[LiveRegistry]:
+    settings = {"access": {"policies": PUBLIC}}
+    folder = tmp_path / "registry"
+    with serving(folder, settings, users={USER: PASSWORD}, tls=True, workers=2, host=VERIFIED_ADDRESS) as registry:
+        yield registry
 
 
-class TestPrivate:
-    def test_an_image_comes_back_as_it_was_pushed_and_runs(self, dockerd, image, login, private):
-        assert "Login Succeeded" in login(private)
-        pushed = dockerd.docker("image", "inspect", "--format", "{{.Id}}", image)
-        remote = _push(dockerd, image, private, "team/box:1")
+def test_a_private_registry_takes_and_gives_after_a_login_only(dockerd: Dockerd, private: LiveRegistry) -> None:
+    image = f"{_name(private)}/team/busybox:1"
+    dockerd.import_busybox_image(image)
+    with dockerd.trust(_name(private), ca_of(private)):
+        with pytest.raises(CommandFailed, match=REFUSED):
+            dockerd.docker("push", image)
+        with pytest.raises(CommandFailed, match=WRONG):
+            _login(dockerd, private, "wrong")
+        assert "Login Succeeded" in _login(dockerd, private, PASSWORD)
+        dockerd.docker("push", image)
         dockerd.docker("rmi", image)
-        dockerd.docker("pull", remote)
-        assert dockerd.docker("image", "inspect", "--format", "{{.Id}}", remote) == pushed
-        assert dockerd.docker("run", "--rm", "--network", "none", remote, "echo", "it runs") == "it runs\n"
-        dockerd.docker("rmi", remote)
-
-    def test_a_pull_by_digest(self, dockerd, image, login, private):
-        login(private)
-        remote = _push(dockerd, image, private, "team/by-digest:1")
-        digest = private.client(USER, PASSWORD).head("/v2/team/by-digest/manifests/1").headers["docker-content-digest"]
-        by_digest = f"{remote.rpartition(':')[0]}@{digest}"
-        assert digest in dockerd.docker("pull", by_digest)
-        dockerd.docker("rmi", by_digest)
-
-    def test_a_wrong_password_is_refused(self, login, private):
-        with pytest.raises(CommandFailed, match="401 Unauthorized"):
-            login(private, "wrong")
-
-    def test_nobody_pulls_or_pushes_without_a_login(self, dockerd, image, login, private):
-        login(private)
-        remote = _push(dockerd, image, private, "team/secret:1")
-        dockerd.docker("logout", private.address)
+        dockerd.docker("logout", _name(private))
         with pytest.raises(CommandFailed, match=REFUSED):
-            dockerd.docker("pull", remote)
+            dockerd.docker("pull", image)
+        _login(dockerd, private, PASSWORD)
+        dockerd.docker("pull", image)
+        assert dockerd.docker("run", "--rm", "--network", "none", image, "echo", "ahoy") == "ahoy\n"
+        dockerd.docker("logout", _name(private))
+
+
+def test_a_public_registry_gives_to_everyone_and_takes_after_a_login(
+    dockerd: Dockerd, public: LiveRegistry, tmp_path: Path
+) -> None:
+    image = f"{_name(public)}/public/app:1"
+    archive = make_docker_archive(tmp_path / "image.tar", [b"one", 5 << 20, 3 << 20], name=image)
+    dockerd.docker("load", "-i", str(archive))
+    with dockerd.trust(_name(public), ca_of(public)):
         with pytest.raises(CommandFailed, match=REFUSED):
-            _push(dockerd, image, private, "team/intruder:1")
-        assert private.client(USER, PASSWORD).get("/v2/team/intruder/tags/list").status_code == 404
+            dockerd.docker("push", image)
+        _login(dockerd, public, PASSWORD)
+        dockerd.docker("push", image)
+        dockerd.docker("logout", _name(public))
+        dockerd.docker("rmi", image)
+        dockerd.docker("pull", image)
+        with pytest.raises(CommandFailed, match=REFUSED):
+            dockerd.docker("pull", f"{_name(public)}/private/app:1")
 
 
-class TestPublic:
-    def test_anyone_pulls_what_ci_pushed(self, dockerd, image, login, public):
-        login(public)
-        remote = _push(dockerd, image, public, "open/box:1")
-        dockerd.docker("logout", public.address)
-        dockerd.docker("pull", remote)
-        dockerd.docker("rmi", remote)
+def test_layers_of_one_repository_are_mounted_into_another(dockerd: Dockerd, public: LiveRegistry) -> None:
+    first, second = f"{_name(public)}/public/busybox:1", f"{_name(public)}/other/busybox:1"
+    dockerd.import_busybox_image(first)
+    dockerd.docker("tag", first, second)
+    with dockerd.trust(_name(public), ca_of(public)):
+        _login(dockerd, public, PASSWORD)
+        dockerd.docker("push", first)
+        assert "Mounted from public/busybox" in dockerd.docker("push", second)
+        dockerd.docker("logout", _name(public))
 
-    def test_nobody_pushes_without_a_login(self, dockerd, image, public):
-        with pytest.raises(CommandFailed, match=r"unauthorized|denied"):
-            _push(dockerd, image, public, "open/intruder:1")
+
+def _name(registry: LiveRegistry) -> str:
+    """Where the engine finds the registry, and verifies its certificate."""
+    return f"{VERIFIED_HOST}:{registry.port}"
+
+
+def _login(dockerd: Dockerd, registry: LiveRegistry, password: str) -> str:
+    return dockerd.docker("login", "--username", USER, "--password-stdin", _name(registry), input=password)

@@ -1,62 +1,134 @@
-"""skopeo: copies in and out, between registries, of one platform and of all; it verifies the certificate."""
+"""skopeo: copies in, out and across, verified by its own digests."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.clients.conftest import PASSWORD, USER
+from tests.clients.conftest import PASSWORD, USER, ca_of
 from tests.fixtures.images import make_oci_index, make_oci_layout
 from tests.fixtures.processes import CommandFailed, run
 from tests.server.live import LiveRegistry
 
+REFUSED = "unauthorized|authentication required|denied|invalid username"
 LOGIN = f"{USER}:{PASSWORD}"
 
 
-def _remote(registry: LiveRegistry, name: str) -> str:
-    return f"docker://{registry.address}/{name}"
+class Skopeo:
+    """The command with an authority it trusts and a policy that is the tests' own."""
+
+    def __init__(self, program: Path, registry: LiveRegistry, folder: Path) -> None:
+        self._program = program
+        self._certificates = folder / "certificates"
+        self._certificates.mkdir()
+        shutil.copy(ca_of(registry), self._certificates / "ca.crt")
+        self._policy = folder / "policy.json"
+        self._policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
+        self._auth = folder / "auth.json"
+        self.at = f"docker://{registry.address}"
+
+    def copy(self, source: str, target: str, *args: str, login: str | None = LOGIN) -> None:
+        sides = [side for side, place in (("src", source), ("dest", target)) if place.startswith("docker:")]
+        options = [f"--{side}-cert-dir={self._certificates}" for side in sides]
+        options += [f"--{side}-creds={login}" for side in sides if login]
+        run(
+            self._program,
+            f"--policy={self._policy}",
+            "copy",
+            f"--authfile={self._auth}",
+            *options,
+            *args,
+            source,
+            target,
+        )
+
+    def ask(self, command: str, *args: str, login: str | None = LOGIN) -> str:
+        options = [f"--cert-dir={self._certificates}", f"--authfile={self._auth}"]
+        options += [f"--creds={login}"] if login else []
+        return run(self._program, command, *options, *args)
 
 
-def test_an_image_goes_in_and_out_unchanged(skopeo: Path, private: LiveRegistry, ca: Path, tmp_path: Path) -> None:
-    pushed = make_oci_layout(tmp_path / "in", [b"hello", 3 << 20])
-    remote = _remote(private, "skopeo/app:1")
-    copy = [skopeo, "--insecure-policy", "copy"]
-    run(*copy, "--dest-creds", LOGIN, "--dest-cert-dir", ca, f"oci:{tmp_path / 'in'}:latest", remote)
-    run(*copy, "--src-creds", LOGIN, "--src-cert-dir", ca, remote, f"oci:{tmp_path / 'out'}:latest")
-    inspected = run(skopeo, "inspect", "--creds", LOGIN, "--cert-dir", ca, "--format", "{{.Digest}}", remote)
-    assert inspected.strip() == pushed.digest
-    blobs = {file.name: file.read_bytes() for file in (tmp_path / "in/blobs/sha256").iterdir()}
-    assert blobs == {file.name: file.read_bytes() for file in (tmp_path / "out/blobs/sha256").iterdir()}
+@pytest.fixture
+def at_private(skopeo: Path, private: LiveRegistry, tmp_path: Path) -> Skopeo:
+    return Skopeo(skopeo, private, tmp_path)
 
 
-def test_all_platforms_go_from_one_registry_to_another(
-    skopeo: Path, private: LiveRegistry, public: LiveRegistry, ca: Path, tmp_path: Path
-) -> None:
-    index = make_oci_index(tmp_path / "in", {"linux/amd64": [1024, b"a"], "linux/arm64": [2048, b"b"]})
-    here, there = _remote(private, "skopeo/multi:1"), _remote(public, "mirror/multi:1")
-    copy = [skopeo, "--insecure-policy", "copy", "--all"]
-    run(*copy, "--dest-creds", LOGIN, "--dest-cert-dir", ca, f"oci:{tmp_path / 'in'}:latest", here)
-    credentials = ["--src-creds", LOGIN, "--src-cert-dir", ca, "--dest-creds", LOGIN, "--dest-tls-verify=false"]
-    run(*copy, *credentials, here, there)
-    answer = public.client().head("/v2/mirror/multi/manifests/1")
-    assert answer.headers["docker-content-digest"] == index.digest
+@pytest.fixture
+def at_public(skopeo: Path, public: LiveRegistry, tmp_path: Path) -> Skopeo:
+    return Skopeo(skopeo, public, tmp_path)
 
 
-def test_another_authority_is_not_trusted(skopeo: Path, private: LiveRegistry) -> None:
-    with pytest.raises(CommandFailed, match="certificate"):
-        run(skopeo, "inspect", "--creds", LOGIN, _remote(private, "skopeo/app:1"))
+def test_an_image_comes_back_as_it_went(at_private: Skopeo, tmp_path: Path) -> None:
+    manifest = make_oci_layout(tmp_path / "in", [b"one", 5 << 20, 100])
+    at_private.copy(f"oci:{tmp_path / 'in'}:latest", f"{at_private.at}/skopeo/image:1")
+    at_private.copy(f"{at_private.at}/skopeo/image:1", f"oci:{tmp_path / 'out'}:latest")
+    assert _digest(tmp_path / "out") == manifest.digest
+    assert _blobs(tmp_path / "out") == _blobs(tmp_path / "in")
 
 
-def test_nobody_gets_in_without_a_login(skopeo: Path, private: LiveRegistry, ca: Path) -> None:
-    with pytest.raises(CommandFailed, match=r"authentication required|unauthorized"):
-        run(skopeo, "inspect", "--no-creds", "--cert-dir", ca, _remote(private, "skopeo/app:1"))
+def test_a_multi_platform_image_comes_back_whole(at_private: Skopeo, tmp_path: Path) -> None:
+    index = make_oci_index(tmp_path / "in", {"linux/amd64": [1000], "linux/arm64/v8": [2000], "linux/s390x": [3000]})
+    image = f"{at_private.at}/skopeo/index"
+    at_private.copy(f"oci:{tmp_path / 'in'}:latest", f"{image}:1", "--all")
+    at_private.copy(f"{image}:1", f"{at_private.at}/skopeo/copied:1", "--all")
+    at_private.copy(f"{at_private.at}/skopeo/copied@{index.digest}", f"oci:{tmp_path / 'out'}:latest", "--all")
+    assert _blobs(tmp_path / "out") == _blobs(tmp_path / "in")
+    raw = json.loads(at_private.ask("inspect", "--raw", f"{image}:1"))
+    assert [entry["platform"]["architecture"] for entry in raw["manifests"]] == ["amd64", "arm64", "s390x"]
 
 
-def test_a_tag_is_deleted(skopeo: Path, private: LiveRegistry, ca: Path, tmp_path: Path) -> None:
-    make_oci_layout(tmp_path / "in")
-    remote = _remote(private, "skopeo/gone:1")
-    login = ["--creds", LOGIN, "--cert-dir", ca]
-    source = f"oci:{tmp_path / 'in'}:latest"
-    run(skopeo, "--insecure-policy", "copy", "--dest-creds", LOGIN, "--dest-cert-dir", ca, source, remote)
-    run(skopeo, "delete", *login, remote)
-    with pytest.raises(CommandFailed, match="manifest unknown"):
-        run(skopeo, "inspect", *login, remote)
+@pytest.mark.parametrize("form", ["v2s2", "oci"])
+def test_both_manifest_formats_are_taken(at_private: Skopeo, tmp_path: Path, form: str) -> None:
+    make_oci_layout(tmp_path / "in", [b"one"])
+    image = f"{at_private.at}/skopeo/{form}:1"
+    at_private.copy(f"oci:{tmp_path / 'in'}:latest", image, f"--format={form}")
+    media_type = json.loads(at_private.ask("inspect", "--raw", image))["mediaType"]
+    assert ("docker" if form == "v2s2" else "oci") in media_type
+
+
+def test_tags_are_listed_and_images_deleted(at_private: Skopeo, tmp_path: Path) -> None:
+    make_oci_layout(tmp_path / "in", [b"to be deleted"])
+    repository = f"{at_private.at}/skopeo/deleted"
+    for tag in ("b", "a"):
+        at_private.copy(f"oci:{tmp_path / 'in'}:latest", f"{repository}:{tag}")
+    assert json.loads(at_private.ask("list-tags", repository))["Tags"] == ["a", "b"]
+    at_private.ask("delete", f"{repository}:a")
+    assert json.loads(at_private.ask("list-tags", repository))["Tags"] == []
+
+
+def test_nothing_goes_without_a_login(at_private: Skopeo, tmp_path: Path) -> None:
+    make_oci_layout(tmp_path / "in", [b"one"])
+    source, target = f"oci:{tmp_path / 'in'}:latest", f"{at_private.at}/skopeo/refused:1"
+    for login in (None, f"{USER}:wrong", f"nobody:{PASSWORD}"):
+        with pytest.raises(CommandFailed, match=REFUSED):
+            at_private.copy(source, target, login=login)
+        with pytest.raises(CommandFailed, match=REFUSED):
+            at_private.ask("inspect", target, login=login)
+
+
+def test_an_authority_that_is_not_trusted_is_refused(skopeo: Path, private: LiveRegistry) -> None:
+    with pytest.raises(CommandFailed, match="unknown authority"):
+        run(skopeo, "list-tags", f"--creds={LOGIN}", f"docker://{private.address}/skopeo/image")
+
+
+def test_a_public_image_goes_out_without_a_login_and_in_with_one(at_public: Skopeo, tmp_path: Path) -> None:
+    manifest = make_oci_layout(tmp_path / "in", [b"one", 1 << 20])
+    source, image = f"oci:{tmp_path / 'in'}:latest", f"{at_public.at}/public/app:1"
+    with pytest.raises(CommandFailed, match=REFUSED):
+        at_public.copy(source, image, login=None)
+    at_public.copy(source, image)
+    at_public.copy(image, f"oci:{tmp_path / 'out'}:latest", login=None)
+    assert _digest(tmp_path / "out") == manifest.digest
+    hidden = f"{at_public.at}/hidden/app:1"
+    at_public.copy(source, hidden)
+    with pytest.raises(CommandFailed, match=REFUSED):
+        at_public.copy(hidden, f"oci:{tmp_path / 'none'}:latest", login=None)
+
+
+def _digest(layout: Path) -> str:
+    return json.loads((layout / "index.json").read_text())["manifests"][0]["digest"]
+
+
+def _blobs(layout: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (layout / "blobs" / "sha256").iterdir()}

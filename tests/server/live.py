@@ -40,12 +40,14 @@ class LiveRegistry:
         authority: Authority | None,
         workers: int,
         environ: Mapping[str, str],
+        host: str,
     ) -> None:
         self.folder = folder
         self.workers = workers
-        self.host, self.port, self.debug_port = "127.0.0.1", free_port(), free_port()
-        self.address = f"{self.host}:{self.port}"
-        self.debug_url = f"http://{self.host}:{self.debug_port}"
+        self.host, self.port = host, free_port()
+        self.address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+        self.debug_address = f"127.0.0.1:{free_port()}"
+        self.debug_url = f"http://{self.debug_address}"
         self.authority = authority
         self.pair: Pair | None = None if authority is None else authority.issue()
         self.htpasswd = folder / "htpasswd"
@@ -186,7 +188,7 @@ class LiveRegistry:
     def _defaults(self, *, logins: bool) -> dict[str, Any]:
         http: dict[str, Any] = {
             "addr": self.address,
-            "debug": {"addr": f"{self.host}:{self.debug_port}", "prometheus": {"enabled": True}},
+            "debug": {"addr": self.debug_address, "prometheus": {"enabled": True}},
         }
         if self.pair:
             http["tls"] = {"certificate": str(self.pair.certificate), "key": str(self.pair.key)}
@@ -214,6 +216,7 @@ def serving(
     workers: int = 1,
     environ: Mapping[str, str] | None = None,
     start: bool = True,
+    host: str = "127.0.0.1",
 ) -> Iterator[LiveRegistry]:
     """A registry that runs as long as the block, unless the block stops it; everything but storage is a default.
 
@@ -227,6 +230,7 @@ def serving(
         authority=Authority(folder) if tls else None,
         workers=workers,
         environ=environ or {},
+        host=host,
     )
     try:
         yield registry.start() if start else registry

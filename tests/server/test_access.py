@@ -208,6 +208,15 @@ def test_behind_a_proxy_the_challenge_has_the_external_url(serve: Serve) -> None
     assert challenge == 'Bearer realm="https://registry.example.com/auth/token",service="registry.example.com"'
 
 
+@pytest.mark.parametrize("http2", [False, True])
+def test_over_tls_the_challenge_has_the_port_and_the_scheme(serve: Serve, http2: bool) -> None:
+    """HTTP/2 has no Host header, but an authority."""
+    registry = serve({"access": {"policies": PUBLIC}}, users=USERS, tls=True)
+    response = registry.client(http2=http2).get("/v2/")
+    assert response.http_version == ("HTTP/2" if http2 else "HTTP/1.1")
+    assert response.headers["www-authenticate"].startswith(f'Bearer realm="https://{registry.address}/auth/token"')
+
+
 def test_a_proxy_may_say_how_it_was_asked(public: LiveRegistry) -> None:
     headers = {"host": "registry.example.com", "x-forwarded-proto": "https"}
     challenge = public.client().get("/v2/", headers=headers).headers["www-authenticate"]
