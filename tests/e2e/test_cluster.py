@@ -9,9 +9,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from tests.e2e.cluster import LocalCluster
+from tests.e2e.cluster import ClusterError, LocalCluster
 from tests.e2e.cluster.layout import State
 from tests.e2e.cluster.node import SYSCTLS
 from tests.fixtures.images import Programs, make_docker_archive
@@ -341,17 +341,21 @@ class TestFailures:
 
 class TestLife:
     def test_clusters_run_side_by_side_and_leave_nothing(self, cluster: LocalCluster) -> None:
-        before = _traces()
+        machine = _machine()
         with LocalCluster.up() as second:
             assert second.number != cluster.number
             assert second.in_node("hostname").strip() == second.network.node_name
             assert second.network.node_name in second.kubectl("get", "nodes")
             assert second.network.node_name not in cluster.kubectl("get", "nodes")
-        assert _traces() == before
+            processes = _processes(second)
+            assert len(processes) > 8
+            assert len(_traces(second.number)) > 6
+        assert _running(processes) == []
+        assert _traces(second.number) == []
+        assert _machine() == machine
 
-    def test_a_cluster_ends_with_the_run_that_started_it_even_by_kill_9(self, cluster: LocalCluster) -> None:
+    def test_a_cluster_ends_with_the_run_that_started_it_even_by_kill_9(self) -> None:
         """What is left of it then goes when its number is used again."""
-        before = _traces()
         number = 254
         script = f"""
             import sys
@@ -365,43 +369,65 @@ class TestLife:
         with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as starter:
             assert starter.stdout is not None
             assert starter.stdout.readline() == "up\n"
-            unshare = json.loads(State.of(number).process.read_text())["unshare"]
-            ended = os.pidfd_open(unshare)
+            processes = _processes(LocalCluster.attach(number))
             starter.kill()
-        _await_end(ended)
+        _await_ended(processes)
+        with pytest.raises(ClusterError, match="does not run"):
+            LocalCluster.attach(number)
         LocalCluster(number).down()
-        assert _traces() == before
+        assert _traces(number) == []
 
 
-def _await_end(process: int) -> None:
-    assert select.select([process], [], [], 60)[0]
-    os.close(process)
+def _processes(cluster: LocalCluster) -> list[int]:
+    """A handle (pidfd) of each process in the cluster's network namespace, the containers' own aside."""
+    namespace = cluster.in_node("readlink", "/proc/self/ns/net").strip()
+    assert namespace != _link(Path("/proc/self/ns/net"))
+    pids = [int(path.parts[2]) for path in Path("/proc").glob("[0-9]*/ns/net") if _link(path) == namespace]
+    return [os.pidfd_open(pid) for pid in pids]
 
 
-def _traces() -> dict[str, list[str]]:
-    """What a cluster could leave on the machine, told from what others do there meanwhile."""
-    mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
-    folders = ("/opt/containerd", "/run/containerd", "/usr/libexec/kubernetes", "/var/lib/cni", "/var/lib/kubelet")
+def _running(processes: list[int]) -> list[int]:
+    """Those that have not ended; closes the handles of the others."""
+    ended = select.select(processes, [], [], 0)[0]
+    for process in ended:
+        os.close(process)
+    return [process for process in processes if process not in ended]
+
+
+def _await_ended(processes: list[int]) -> None:
+    deadline = time.monotonic() + 60
+    while processes := _running(processes):
+        assert select.select(processes, [], [], deadline - time.monotonic())[0]
+
+
+def _traces(number: int) -> list[str]:
+    """What the machine has of a cluster, processes aside: link, routes, rules, mounts, control groups, state."""
+    addresses = rf"^.*\b10\.12[345]\.{number}\..*$"
+    found = [
+        *Path("/sys/class/net").glob(f"regatta{number}"),
+        *re.findall(addresses, run("ip", "route"), re.MULTILINE),
+        *re.findall(addresses, run("iptables-save"), re.MULTILINE),
+        *re.findall(rf"^.*/clusters/{number}/.*$", Path("/proc/mounts").read_text(), re.MULTILINE),
+        *Path("/sys/fs/cgroup").glob(f"**/regatta-cluster-{number}"),
+        *State.of(number).root.parent.glob(str(number)),
+    ]
+    return [str(trace) for trace in found]
+
+
+def _link(path: Path) -> str:
+    try:
+        return str(path.readlink())
+    except OSError:  # the process has ended
+        return ""
+
+
+def _machine() -> dict[str, Any]:
+    """What belongs to the whole machine and Kubernetes would change."""
+    folders = ("/opt/containerd", "/usr/libexec/kubernetes", "/var/lib/kubelet")
     return {
-        "processes": sorted(name for name in map(_program, Path("/proc").glob("[0-9]*/cmdline")) if name),
-        "links": sorted(path.name for path in Path("/sys/class/net").glob("regatta*")),
-        "routes": sorted(re.findall(r"^10\.12[345]\..*", run("ip", "route"), re.MULTILINE)),
-        "rules": sorted(re.findall(r"^.*(?:KUBE|CNI|10\.12[345]\.).*", run("iptables-save"), re.MULTILINE)),
-        "mounts": sorted(path for path in mounts if "regatta" in path or "kube" in path),
-        "cgroups": sorted(str(path) for path in Path("/sys/fs/cgroup").glob("**/regatta-cluster-*")),
-        "state": sorted(str(path) for path in State.of(1).root.parent.iterdir()),
         "sysctls": [Path("/proc/sys", name).read_text() for name in SYSCTLS],
         "folders": [folder for folder in folders if Path(folder).exists()],
     }
-
-
-def _program(cmdline: Path) -> str:
-    """The name of a cluster's component; nothing for other processes."""
-    with suppress(OSError):
-        words = cmdline.read_text().split("\0")
-        if any("/run/regatta/config/" in word for word in words):
-            return words[0]
-    return ""
 
 
 def _self_signed(names: list[str], folder: Path) -> tuple[Path, Path]:
