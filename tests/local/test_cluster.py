@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -138,20 +139,53 @@ def pid(manifest: Manifest) -> int:
     return int(manifest["status"]["process"]["pid"])
 
 
-def test_it_is_a_cluster(tmp_path: Path) -> None:
-    """What the reconcile asks for is there."""
-    cluster: Cluster = LocalCluster(StateDirectory(tmp_path), on_event=lambda _: None)
-    assert (
-        cluster.placement(
-            {
-                "apiVersion": REGISTRY.api_version,
-                "kind": "Registry",
-                "metadata": {"name": "a", "namespace": NS},
-                "spec": {"service": {"port": 5000}},
-            }
-        ).listen
-        == "127.0.0.1:5000"
-    )
+def a_registry(name: str, port: int = 5000) -> Manifest:
+    spec = {"service": {"port": port}}
+    return {
+        "apiVersion": REGISTRY.api_version,
+        "kind": "Registry",
+        "metadata": {"name": name, "namespace": NS},
+        "spec": spec,
+    }
+
+
+class TestPlacement:
+    """Where a registry's process finds its files and listens."""
+
+    def test_everything_is_in_the_state_directory_and_on_loopback(self, tmp_path: Path) -> None:
+        """The address is the one to put before an image's name."""
+        cluster: Cluster = LocalCluster(StateDirectory(tmp_path), on_event=lambda _: None)
+        placement = cluster.placement(a_registry("a", 5001))
+        assert placement.listen == "127.0.0.1:5001"
+        assert placement.debug_listen.startswith("127.0.0.1:")
+        assert placement.address == "localhost:5001"
+        assert {"localhost", "127.0.0.1", "::1", socket.gethostname()} == set(placement.hosts)
+        for path in (
+            placement.config_directory,
+            placement.tls_directory,
+            placement.auth_directory,
+            placement.data_directory,
+        ):
+            assert Path(path).is_relative_to(tmp_path)
+
+    def test_the_debug_port_stays_until_it_is_taken(self, tmp_path: Path) -> None:
+        """The same over restarts; another one for each registry, and once something else listens there."""
+
+        def ports() -> list[int]:
+            cluster = LocalCluster(StateDirectory(tmp_path), on_event=lambda _: None)
+            placements = [cluster.placement(a_registry(name)) for name in ("a", "b", "a")]
+            return [int(placement.debug_listen.rpartition(":")[2]) for placement in placements]
+
+        first, second, again = ports()
+        assert first == again != second
+        assert ports() == [first, second, first]
+        with socket.create_server(("127.0.0.1", first)):
+            assert first not in ports()
+
+    def test_state_directories_look_for_ports_at_different_places(self, tmp_path: Path) -> None:
+        """Or two that start at once would agree on one."""
+        clusters = [LocalCluster(StateDirectory(tmp_path / name), on_event=lambda _: None) for name in ("a", "b")]
+        assert len({cluster.placement(a_registry("a")).debug_listen for cluster in clusters}) == 2
 
 
 class TestObjects:

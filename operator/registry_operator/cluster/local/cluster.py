@@ -135,19 +135,24 @@ class LocalCluster:
         self.store.patch_status(key, {"phase": "Bound", "accessModes": modes, **capacity})
 
     def _debug_port(self, registry: Key) -> int:
-        """A port for health and metrics that stays the same, also over restarts unless it was taken meanwhile."""
-        if registry not in self._debug_ports:
-            path = self._state.registry(str(registry.namespace), registry.name) / "debug-port"
-            remembered = [int(path.read_text())] if path.exists() else []
-            first = zlib.crc32(f"{registry.namespace}/{registry.name}".encode())
-            spread = (_DEBUG_PORTS[(first + offset) % len(_DEBUG_PORTS)] for offset in range(len(_DEBUG_PORTS)))
-            port = next(port for port in (*remembered, *spread) if self._is_free(port))
-            write_private(path, f"{port}\n".encode())
+        """A port for health and metrics that stays the same, also over restarts, until something else has taken it."""
+        path = self._state.registry(str(registry.namespace), registry.name) / "debug-port"
+        if path.exists() and self._is_usable(registry, port := int(path.read_text())):
             self._debug_ports[registry] = port
-        return self._debug_ports[registry]
+            return port
+        # Where the search begins differs between state directories: two that start at once must not meet.
+        first = zlib.crc32(f"{self._state.root}:{registry.namespace}/{registry.name}".encode())
+        spread = (_DEBUG_PORTS[(first + offset) % len(_DEBUG_PORTS)] for offset in range(len(_DEBUG_PORTS)))
+        port = next(port for port in spread if self._is_usable(registry, port))
+        write_private(path, f"{port}\n".encode())
+        self._debug_ports[registry] = port
+        return port
 
-    def _is_free(self, port: int) -> bool:
-        return port not in self._debug_ports.values() and refusal(port) is None
+    def _is_usable(self, registry: Key, port: int) -> bool:
+        """Whether no other registry has the port, and nothing of the machine's but perhaps its own process."""
+        if any(taken == port for other, taken in self._debug_ports.items() if other != registry):
+            return False
+        return self._supervisor.holds(port) or refusal(port) is None
 
     def _concerned(self, key: Key, manifest: Manifest) -> Iterator[Key]:
         """The Registries that a change of this object may mean something to.

@@ -40,6 +40,10 @@ class Supervisor:
         for workload in self._workloads.values():
             workload.kill()
 
+    def holds(self, port: int) -> bool:
+        """Whether a process of ours listens on the port, or is about to."""
+        return any(workload.holds(port) for workload in self._workloads.values())
+
     def _on_change(self, key: Key, before: Manifest | None, after: Manifest | None) -> None:
         if key.kind in {SECRET, CONFIG_MAP}:
             for other, workload in self._workloads.items():
