@@ -23,7 +23,8 @@ setup-dev: $(VENV)/.dev ## Prepare .venv with the tools for tests and checks as 
 test: setup-dev ## Check style, types and layers, then run every test
 	@$(BIN)/python -m tests.toolchain ensure
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/coverage run -m pytest $(PYTEST)
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST)
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report --skip-covered --sort=cover | tail -n 40
 
 lint: setup-dev ## Check style, types, layers and that generated files are current
