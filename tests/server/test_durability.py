@@ -208,6 +208,7 @@ def _trace(strace: Path, registry: LiveRegistry, act: Callable[[], httpx.Respons
             unavailable(f"strace cannot attach here: {attached.strip()}")
         response = act()
         assert response.status_code in (201, 202), response.text
+        until(lambda: any(call.name == "answer" for call in _parse(log.read_text(), registry)), "the answer is traced")
     finally:
         tracer.terminate()
         tracer.communicate()
