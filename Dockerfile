@@ -32,7 +32,6 @@ RUN --mount=type=secret,id=pip.conf --mount=type=secret,id=ca.pem \
     && /build/bin/pip --python /opt/regatta/bin/python install --no-compile --require-hashes --only-binary :all: \
        -r requirements/server.txt
 RUN /build/bin/pip --python /opt/regatta/bin/python install --no-compile --no-index --no-deps /wheels/*.whl
-ARG SOURCE_DATE_EPOCH
 RUN python3 images/rootfs.py /root.server --venv /opt/regatta --script registry-server --owned /var/lib/registry \
     --without registry_operator --without 'pygments/lexers/[a-z]*.py'
 
@@ -43,7 +42,6 @@ RUN --mount=type=secret,id=pip.conf --mount=type=secret,id=ca.pem \
     && /build/bin/pip --python /opt/regatta/bin/python install --no-compile --require-hashes --only-binary :all: \
        -r requirements/operator.txt
 RUN /build/bin/pip --python /opt/regatta/bin/python install --no-compile --no-index --no-deps /wheels/*.whl
-ARG SOURCE_DATE_EPOCH
 # The operator speaks to the API server in plain JSON; the client's classes for every kind and call are 100 MB.
 RUN python3 images/rootfs.py /root.operator --venv /opt/regatta --script registry-operator \
     --without 'kubernetes/client/api/*_api.py' --without 'kubernetes/aio/client/api/*_api.py' \

@@ -15,6 +15,8 @@ from typing import Protocol
 # Known to both builders as arguments that leave no trace in the image.
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 
+_MANY = 400  # images of buildah's: a build makes about 40, of which a quarter have content
+
 
 class EngineError(Exception):
     """A builder cannot be used, or a build failed; the message is for people."""
@@ -35,7 +37,7 @@ class Build:
 
     def options(self) -> list[str]:
         """What both builders understand."""
-        given = {**self.args, "SOURCE_DATE_EPOCH": str(self.epoch)}
+        given = dict(self.args)
         given |= {name: os.environ[name] for name in _PROXIES if name in os.environ}
         options = ["--file", str(self.dockerfile), "--network", "host"]
         options += ["--target", self.target] if self.target else []
@@ -72,6 +74,7 @@ class Docker:
 
     def build(self, build: Build) -> str:
         options = [*build.options(), *self._load, "--tag", build.name]
+        options += ["--build-arg", f"SOURCE_DATE_EPOCH={build.epoch}"]
         # An attestation holds the times of the build, which would make each a different image.
         environment = {"DOCKER_BUILDKIT": "1", "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
         _run("docker", "build", *options, build.context, env=environment)
@@ -93,6 +96,7 @@ class Buildah:
         store.mkdir(parents=True, exist_ok=True)
         places = f"--root={store / 'images'}", f"--runroot={store / 'run'}", "--storage-driver=overlay"
         self._buildah = (program, *places)
+        self._bound()
 
     def build(self, build: Build) -> str:
         isolated = ["--isolation", "chroot", "--layers", "--pull=false", "--timestamp", str(build.epoch)]
@@ -104,6 +108,12 @@ class Buildah:
     def save(self, image: str, name: str, archive: Path) -> None:
         archive.unlink(missing_ok=True)  # it would be added to
         _run(*self._buildah, "push", "--quiet", image, f"docker-archive:{archive}:{name}")
+
+    def _bound(self) -> None:
+        """Begins anew when the folder has grown to some GB: what no build uses any more can't be told from the rest."""
+        listed = subprocess.run([*self._buildah, "images", "--all", "--quiet"], capture_output=True, check=True)
+        if len(listed.stdout.splitlines()) > _MANY:
+            subprocess.run([*self._buildah, "rmi", "--all"], capture_output=True, check=False)
 
 
 def _run(*command: str | Path, env: Mapping[str, str] | None = None) -> None:

@@ -29,6 +29,7 @@ _STDLIB_WITHOUT = (
 _SOURCES = ("__pycache__", "*.pyx", "*.pxd", "*.pyi", "*.pxi", "*.c", "*.h")
 _SYSTEM_FILES = ("/etc/os-release", "/etc/ssl/certs/ca-certificates.crt", "/usr/lib/ssl/openssl.cnf")
 _USER = 65532  # of the operator's pod templates
+_TIME = 315532800  # 1980, as early as zip archives can say
 
 _PASSWD = f"""\
 root:x:0:0:root:/:/sbin/nologin
@@ -101,7 +102,7 @@ def main() -> None:
     add_libraries(root)
     record_packages(root)
     compile_bytecode(root)
-    set_time(root.top, int(os.environ.get("SOURCE_DATE_EPOCH") or 0))
+    set_time(root.top)
     sys.stdout.write(f"{asked.root}: {_size(root.top) / 1e6:.0f} MB in {len(root.sources)} files\n")
 
 
@@ -207,15 +208,15 @@ def compile_bytecode(root: Root) -> None:
         raise SystemExit("not all modules could be compiled")
 
 
-def set_time(top: Path, epoch: int) -> None:
-    """Gives each file and folder the same time, so that two builds of the same content are the same."""
+def set_time(top: Path) -> None:
+    """Gives each file and folder the one time, so that the same content is the same layer whenever it was built."""
     for folder, _, files in os.walk(top, topdown=False):
         for name in files:
-            os.utime(Path(folder) / name, (epoch, epoch), follow_symlinks=False)
+            os.utime(Path(folder) / name, (_TIME, _TIME), follow_symlinks=False)
         for link in Path(folder).iterdir():
             if link.is_symlink():
-                os.utime(link, (epoch, epoch), follow_symlinks=False)
-        os.utime(folder, (epoch, epoch))
+                os.utime(link, (_TIME, _TIME), follow_symlinks=False)
+        os.utime(folder, (_TIME, _TIME))
 
 
 def _size(top: Path) -> int:
