@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from registry_operator.api import crd
 from tests.chart.charts import Helm
 from tests.fixtures.kubernetes import KubeAPI
 from tests.fixtures.processes import CommandFailed, run
@@ -21,6 +22,14 @@ def kube(kube_api: KubeAPI) -> Iterator[Kube]:
     client = Kube(kube_api)
     yield client
     client.http.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def crds_handed_back(kube: Kube) -> Iterator[None]:
+    """Takes the CRDs' fields back from Helm at last, with which other tests' applies would be in conflict."""
+    yield
+    text = "---\n".join(crd.documents().values())
+    kube.api.kubectl("apply", "--server-side", "--force-conflicts", "--filename=-", input=text)
 
 
 @pytest.fixture(scope="session")
