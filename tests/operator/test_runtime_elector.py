@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from registry_operator.cluster.kubernetes.api import Api
-from registry_operator.runtime.elector import LEASE, Elector, LeadershipLost, Timing
+from registry_operator.cluster.kubernetes.api import Api, CredentialsError
+from registry_operator.runtime.elector import LEASE, Candidacy, Elector, LeadershipLost, Timing
 from tests.operator.kube import Kube, Wire
 
 FAST = Timing(lease=2.0, deadline=1.5, retry=0.1)
@@ -219,3 +221,58 @@ def test_a_cut_that_ends_before_the_deadline_changes_no_leader(
                 assert not hold.done()
 
     asyncio.run(main())
+
+
+class TestWhileTheMainLoopIsBusy:
+    """A large fleet can keep the main loop for longer than a lease lasts, on a slow machine."""
+
+    @staticmethod
+    def candidacy(kube: Kube, namespace: str, lost: Callable[[Exception], None]) -> Candidacy:
+        return Candidacy(
+            lambda: Api.connect(user_agent="test"),
+            lambda api: Elector(api, namespace=namespace, name="lease", identity="first", timing=FAST),
+            lost=lost,
+        )
+
+    def test_the_lease_is_renewed(self, kube: Kube, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("KUBECONFIG", str(kube.api.kubeconfig))
+        losses: list[Exception] = []
+
+        async def main() -> None:
+            async with self.candidacy(kube, namespace, losses.append) as candidacy:
+                await soon(candidacy.won())
+                before = (kube.get(LEASE, namespace, "lease") or {})["spec"]
+                time.sleep(FAST.lease)  # noqa: ASYNC251 - this is the test
+                after = (kube.get(LEASE, namespace, "lease") or {})["spec"]
+                assert after["renewTime"] > before["renewTime"]
+            assert (kube.get(LEASE, namespace, "lease") or {})["spec"]["holderIdentity"] == ""
+
+        asyncio.run(main())
+        assert losses == []
+
+    def test_a_loss_is_noticed(self, kube: Kube, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("KUBECONFIG", str(kube.api.kubeconfig))
+        lost = threading.Event()
+
+        async def main() -> None:
+            async with self.candidacy(kube, namespace, lambda _: lost.set()) as candidacy:
+                await soon(candidacy.won())
+                kube.merge(LEASE, namespace, "lease", {"spec": {"holderIdentity": "usurper"}})
+                assert lost.wait(30)
+
+        asyncio.run(main())
+
+    def test_without_credentials_the_candidate_is_told(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "missing"))
+
+        async def main() -> None:
+            candidacy = Candidacy(
+                lambda: Api.connect(user_agent="test"),
+                lambda api: Elector(api, namespace="default", name="lease", identity="first", timing=FAST),
+                lost=lambda _: None,
+            )
+            async with candidacy:
+                await soon(candidacy.won())
+
+        with pytest.raises(CredentialsError):
+            asyncio.run(main())

@@ -8,11 +8,12 @@ two leaders while clocks run at about the same speed.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from prometheus_client import Gauge
 
@@ -179,6 +180,73 @@ class Elector:
         """How long the holder asked to be left alone, or our own idea of it if that is longer."""
         seconds = ((self._seen or {}).get("spec") or {}).get("leaseDurationSeconds") or 0
         return max(float(seconds), self._timing.lease)
+
+
+class Candidacy:
+    """An elector in a thread with a loop and connections of its own, from `async with` to its end.
+
+    So the Lease is renewed however busy the main loop is with a large fleet, and `lost` is called, in that thread, even
+    if the main loop hangs. (That it does is for the liveness probe to see.) The end gives the Lease back.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Api]],
+        elector: Callable[[Api], Elector],
+        *,
+        lost: Callable[[Exception], None],
+    ) -> None:
+        self._connect = connect
+        self._elector = elector
+        self._lost = lost
+        self._won = asyncio.Event()
+        self._withdrawn = asyncio.Event()
+        self._loop = asyncio.new_event_loop()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="elector")
+
+    async def __aenter__(self) -> Self:
+        self._main = asyncio.get_running_loop()
+        self._ended = self._main.run_in_executor(self._thread, self._loop.run_until_complete, self._run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._withdrawn.set)
+        try:
+            await self._ended
+        finally:
+            self._thread.shutdown()
+            self._loop.close()
+
+    async def won(self) -> None:
+        """Return once the Lease is ours. Raises CredentialsError."""
+        winning = asyncio.create_task(self._won.wait())
+        either: set[asyncio.Future[Any]] = {winning, self._ended}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not winning.done():
+            winning.cancel()
+            await self._ended
+
+    async def _run(self) -> None:
+        api = await self._connect()
+        elector = self._elector(api)
+        leading = asyncio.create_task(self._lead(elector))
+        withdrawn = asyncio.create_task(self._withdrawn.wait())
+        try:
+            await asyncio.wait({leading, withdrawn}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leading.cancel()
+            withdrawn.cancel()
+            await asyncio.gather(leading, withdrawn, return_exceptions=True)
+            await elector.release()
+            await api.close()
+
+    async def _lead(self, elector: Elector) -> None:
+        await elector.acquire()
+        self._main.call_soon_threadsafe(self._won.set)
+        try:
+            await elector.hold()
+        except Exception as error:  # noqa: BLE001 - whatever it was, nobody renews the Lease any more
+            self._lost(error)
 
 
 def _now() -> str:

@@ -24,7 +24,7 @@ from registry_operator.cluster.kubernetes.foreign import FOREIGN_KINDS, watch_fo
 from registry_operator.cluster.protocol import Key, Unavailable
 from registry_operator.reconcile.registry import reconcile_registry
 from registry_operator.runtime import handlers, server
-from registry_operator.runtime.elector import LEADING, Elector, LeadershipLost
+from registry_operator.runtime.elector import LEADING, Candidacy, Elector, LeadershipLost
 from registry_operator.runtime.queue import Queue
 from registry_operator.runtime.resync import Resync
 
@@ -61,7 +61,7 @@ async def run(options: Options) -> None:
     stop = asyncio.Event()
     _stop_on_signals(stop)
     health = server.Health()
-    api = await Api.connect(user_agent=f"regatta-operator/{version('regatta')}")
+    api = await _connect()
     try:
         endpoints = await server.start(options.metrics_host, options.metrics_port, health)
         try:
@@ -82,33 +82,34 @@ async def _lead(api: Api, options: Options, health: server.Health, stop: asyncio
     def standing_by() -> None:
         health.phase = server.Phase.STANDBY
 
-    elector = Elector(
-        api,
-        namespace=options.lease_namespace or api.default_namespace,
-        name=LEASE_NAME,
-        identity=f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}",
-        standing_by=standing_by,
-    )
-    acquiring = asyncio.create_task(elector.acquire())
-    await _until(stop, acquiring)
-    holding = None
-    try:
-        if not stop.is_set():
-            holding = asyncio.create_task(_hold(elector))
-            await _reconcile(api, options, health, stop)
-    finally:
-        await _cancel(*(task for task in (acquiring, holding) if task))
-        await elector.release()
+    def elector(own: Api) -> Elector:
+        return Elector(
+            own,
+            namespace=options.lease_namespace or own.default_namespace,
+            name=LEASE_NAME,
+            identity=f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}",
+            standing_by=standing_by,
+        )
+
+    async with Candidacy(_connect, elector, lost=_end_at_once) as candidacy:
+        winning = asyncio.create_task(candidacy.won())
+        try:
+            await _until(stop, winning)
+            if not stop.is_set():
+                await _reconcile(api, options, health, stop)
+        finally:
+            await _cancel(winning)
 
 
-async def _hold(elector: Elector) -> None:
-    try:
-        await elector.hold()
-    except LeadershipLost as error:
-        # At once, with nothing finished or cleaned up: from now on any write could cross one of the new leader.
-        logger.critical("%s", error)
-        logging.shutdown()
-        os._exit(1)
+async def _connect() -> Api:
+    return await Api.connect(user_agent=f"regatta-operator/{version('regatta')}")
+
+
+def _end_at_once(error: Exception) -> None:
+    """With nothing finished or cleaned up: from now on any write could cross one of the new leader."""
+    logger.critical("%s", error, exc_info=None if isinstance(error, LeadershipLost) else error)
+    logging.shutdown()
+    os._exit(1)
 
 
 async def _reconcile(api: Api, options: Options, health: server.Health, stop: asyncio.Event) -> None:
