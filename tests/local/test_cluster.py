@@ -373,6 +373,26 @@ class TestProcesses:
 
         run(test())
 
+    def test_a_template_changed_during_start_up_is_rolled_out(self, tmp_path: Path) -> None:
+        """As when `up` starts what it ran last, and then learns that the port is another one."""
+
+        async def test() -> None:
+            site = tmp_path / "site"
+            async with world(tmp_path / "state") as here:
+                manifest = website(site, free_port())
+                await here.cluster.apply(manifest)
+                first = pid(
+                    await here.until(WEB, lambda found: bool(found.get("status", {}).get("process", {}).get("pid")))
+                )
+                manifest["spec"]["template"]["metadata"] = {"annotations": {"changed": "yes"}}
+                await here.cluster.apply(manifest)
+                for name in ("alive", "ready"):
+                    (site / name).touch()
+                second = await here.until(WEB, lambda found: available(found) and pid(found) != first)
+                assert second["status"]["observedGeneration"] == 2
+
+        run(test())
+
     def test_a_process_that_ends_says_why(self, tmp_path: Path) -> None:
         """The message holds its last words, what it has started goes with it, and it is tried again."""
 

@@ -145,8 +145,8 @@ class Workload:
         try:
             self._process = await self._start(template["spec"])
             self._report(pid=self._process.pid)
-            await self._start_up(probes, template)
-            await self._serve(probes, template)
+            if await self._start_up(probes, template):
+                await self._serve(probes, template)
         finally:
             if self._process is not None:
                 if not self._process.has_ended:
@@ -231,15 +231,16 @@ class Workload:
             raise CannotStart("UnsupportedProbe", str(obstacle)) from None
         return {name: Prober(probe) for name, probe in probes.items() if probe is not None}
 
-    async def _start_up(self, probes: dict[str, Prober], template: Manifest) -> None:
-        """Until the startup probe has passed once; no other is asked before."""
+    async def _start_up(self, probes: dict[str, Prober], template: Manifest) -> bool:
+        """Until the startup probe has passed once; no other is asked before. False when the template changed first."""
         startup = probes.pop("startup", None)
         while startup is not None and not startup.passed:
             if await self._until(startup.due, template):
-                return
+                return False
             await startup.ask()
             if startup.failed:
                 raise Failed(f"the process did not start: {startup.last_failure}")
+        return True
 
     async def _serve(self, probes: dict[str, Prober], template: Manifest) -> None:
         """Until the template changes: readiness says whether it is available, liveness whether it lives on."""
