@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from registry_server.metadata.layout import LayoutMetadata
 from registry_server.reference import Digest
 from registry_server.storage.contract import StorageError, StorageFull, UploadBusy, UploadGone
 from registry_server.storage.filesystem import FilesystemStorage
@@ -47,6 +48,26 @@ def test_a_locked_upload_knows_what_others_have_added_since_it_was_opened(tmp_pa
         return late.offset
 
     assert asyncio.run(scenario()) == len(b"content")
+
+
+def test_lists_follow_changes_that_are_faster_than_a_file_systems_clock(tmp_path: Path) -> None:
+    """They are kept for as long as a folder's modification time stays, which ticks every few milliseconds only."""
+
+    async def scenario() -> None:
+        storage = FilesystemStorage(str(tmp_path))
+        metadata = LayoutMetadata(storage)
+        manifests = Path(storage.root) / "repositories/app/_manifests"
+        for number in range(300):
+            tag, digest = manifests / f"tags/v{number}/current", manifests / f"revisions/sha256/{number:064}"
+            for folder in (tag, digest):
+                folder.mkdir(parents=True)
+                (folder / "link").write_text(f"sha256:{number:064}")
+            assert len(await metadata.tags("app") or ()) == number + 1
+            version, digests = await metadata.manifests("app")
+            assert len(digests) == number + 1
+            assert version is None  # too young to tell it from the next one
+
+    asyncio.run(scenario())
 
 
 def test_a_full_disk_is_told_from_a_broken_one(tmp_path: Path) -> None:

@@ -100,6 +100,18 @@ class TestChange:
         assert load.failures == []
         assert all(count > 20 for count in load.requests.values()), load.requests
 
+    def test_a_connection_that_is_kept_is_told_to_close_before_it_is(self, serve: Serve) -> None:
+        """A client that was not told might send its next request into a closing connection."""
+        registry = serve(tls=True)
+        before = _certificate(registry)
+        with httpx.Client(verify=registry.trust()) as client:
+            assert "connection" not in client.get(f"{registry.url}/v2/").headers
+            assert registry.authority is not None
+            registry.authority.issue()
+            until(lambda: _certificate(registry) != before, "the new certificate is served")
+            assert client.get(f"{registry.url}/v2/").headers["connection"] == "close"
+            assert "connection" not in client.get(f"{registry.url}/v2/").headers
+
     def test_a_pair_that_does_not_match_changes_nothing(self, serve: Serve) -> None:
         registry = serve(tls=True)
         before = _certificate(registry)
