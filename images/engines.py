@@ -15,7 +15,7 @@ from typing import Protocol
 # Known to both builders as arguments that leave no trace in the image.
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 
-_MANY = 400  # images of buildah's: a build makes about 40, of which a quarter have content
+_MANY = 200  # images of buildah's: a build makes about 40, and some 600 MB
 
 
 class EngineError(Exception):

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import secrets
-import signal
 import tarfile
 import tempfile
 import time
@@ -61,6 +60,25 @@ def engine(dockerd: Dockerd, images: dict[str, Image]) -> Dockerd:
 
 
 @dataclass(frozen=True)
+class Process:
+    pid: int
+    parent: int
+    user: int
+    state: str  # as in proc(5): R, S, Z, …
+
+
+_PROCESSES = """
+import json, os
+found = []
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    if int(pid) != os.getpid():
+        status = dict(line.split(":", 1) for line in open(f"/proc/{pid}/status"))
+        found.append((int(pid), int(status["PPid"]), int(status["Uid"].split()[0]), status["State"].split()[0]))
+print(json.dumps(found))
+"""
+
+
+@dataclass(frozen=True)
 class Container:
     """A running container of an image, without an init of Docker's."""
 
@@ -73,13 +91,17 @@ class Container:
         return int(self.engine.docker("inspect", "--format={{.State.ExitCode}}", self.name))
 
     def logs(self) -> str:
-        return self.engine.docker("logs", self.name)
+        """What it wrote to stdout and to stderr."""
+        lines = Path(self.engine.docker("inspect", "--format={{.LogPath}}", self.name).strip()).read_text()
+        return "".join(json.loads(line)["log"] for line in lines.splitlines())
 
-    def processes(self) -> list[tuple[int, int, int, str, str]]:
-        """Its processes as the machine sees them: PID, parent's PID, user, state and command line."""
-        lines = self.engine.docker("top", self.name, "-eo", "pid,ppid,uid,stat,args").splitlines()[1:]
-        split = [line.split(None, 4) for line in lines]
-        return [(int(pid), int(parent), int(user), state, command) for pid, parent, user, state, command in split]
+    def processes(self) -> list["Process"]:
+        """Its processes, as it sees them itself."""
+        return [Process(*fields) for fields in json.loads(self.python(_PROCESSES))]
+
+    def python(self, code: str) -> str:
+        """Runs the code beside the program and returns what it prints."""
+        return self.engine.docker("exec", self.name, "python", "-c", code)
 
 
 @contextmanager
@@ -193,7 +215,7 @@ class TestServer:
             run(crane, "pull", "--format=oci", f"{address}/team/app:1", tmp_path / "pulled", env=known)
             blob = tmp_path / "pulled" / "blobs" / "sha256" / pushed.digest.removeprefix("sha256:")
             assert hashlib.sha256(blob.read_bytes()).hexdigest() == blob.name
-            assert {user for _, _, user, _, _ in container.processes()} == {USER}
+            assert {process.user for process in container.processes()} == {USER}
             assert container.stop() == 0
             assert "stopped" in container.logs()
 
@@ -202,11 +224,10 @@ class TestServer:
     ) -> None:
         """No init stands above it: a worker that was killed is replaced, and leaves no zombie."""
         with serving(engine, images["server"], tmp_path) as (container, _, _):
-            first, workers = _family(container)
-            os.kill(workers[0], signal.SIGKILL)
-            until(lambda: len(set(_family(container)[1]) - set(workers)) == 1, container)
-            assert _family(container)[0] == first
-            assert not [state for _, _, _, state, _ in container.processes() if state.startswith("Z")]
+            before = _workers(container)
+            container.python(f"import os; os.kill({before[0]}, 9)")
+            until(lambda: len(set(_workers(container)) - set(before)) == 1, container)
+            assert not [process for process in container.processes() if process.state == "Z"]
             assert container.stop() == 0
 
     def test_a_volume_of_docker_belongs_to_its_user(
@@ -320,12 +341,9 @@ def serving(
         yield container, f"localhost:{port}", authority.ca
 
 
-def _family(container: Container) -> tuple[int, list[int]]:
-    """The PIDs of the server's first process and of its workers, as the machine sees them."""
-    processes = container.processes()
-    everyone = {pid for pid, *_ in processes}
-    (first,) = (pid for pid, parent, *_ in processes if parent not in everyone)
-    return first, [pid for pid, parent, _, state, _ in processes if parent == first and not state.startswith("Z")]
+def _workers(container: Container) -> list[int]:
+    """The PIDs of the server's workers that live."""
+    return [process.pid for process in container.processes() if process.parent == 1 and process.state != "Z"]
 
 
 def _answers(port: int, path: str) -> bool:
