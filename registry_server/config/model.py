@@ -34,7 +34,7 @@ FilePath = Annotated[Path, AsText]
 class Section(BaseModel):
     """A block of the configuration: immutable, and without keys it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     @model_validator(mode="before")
     @classmethod
