@@ -39,7 +39,7 @@ class LiveRegistry:
         users: Mapping[str, str],
         authority: Authority | None,
         workers: int,
-        environ: Mapping[str, str],
+        environ: Mapping[str, str | Path],
         host: str,
     ) -> None:
         self.folder = folder
@@ -51,7 +51,7 @@ class LiveRegistry:
         self.authority = authority
         self.pair: Pair | None = None if authority is None else authority.issue()
         self.htpasswd = folder / "htpasswd"
-        self.environ = environ
+        self.environ = dict(environ)
         self.crashes_expected = False
         self._starts = 0
         self._clients: list[httpx.Client] = []
@@ -85,7 +85,9 @@ class LiveRegistry:
         """Starts the process, and waits until `/readyz` says 200 unless told otherwise."""
         self._starts += 1
         command = [PROGRAM, "serve", self.config, "--workers", str(self.workers)]
-        variables = [f"{name}={value}" for name, value in self.environ.items()]
+        temporary = self.folder / "tmp"  # a kill leaves what is in it
+        temporary.mkdir(exist_ok=True)
+        variables = [f"{name}={value}" for name, value in ({"TMPDIR": temporary} | self.environ).items()]
         self._process = self._running.enter_context(server("env", *variables, *command, log=self.log))
         if ready:
             self._await_ready()
@@ -214,7 +216,7 @@ def serving(
     users: Mapping[str, str] | None = None,
     tls: bool = False,
     workers: int = 1,
-    environ: Mapping[str, str] | None = None,
+    environ: Mapping[str, str | Path] | None = None,
     start: bool = True,
     host: str = "127.0.0.1",
 ) -> Iterator[LiveRegistry]:

@@ -228,7 +228,7 @@ class TestServe:
         )
         assert result.returncode == 2
         (line,) = result.stderr.splitlines()
-        assert line.startswith(f"http.addr: cannot listen on 127.0.0.1:{taken}: Address already in use; ")
+        assert line.startswith(f"{config_file}: http.addr: cannot listen on 127.0.0.1:{taken}: Address already in use; ")
 
     def test_a_broken_login_is_refused_at_the_start(self, config_file: Path, tmp_path: Path) -> None:
         (tmp_path / "logins").write_text("bob:plain\n")
@@ -239,7 +239,7 @@ class TestServe:
         assert result.returncode == 2
         warning, fault = result.stderr.splitlines()
         assert warning.startswith(f"warning: {config_file}:3: auth.htpasswd: ")
-        assert fault.startswith(f"{tmp_path}/logins:1: user bob has no bcrypt hash")
+        assert fault.startswith(f"{config_file}: {tmp_path}/logins:1: user bob has no bcrypt hash")
 
     @pytest.mark.parametrize("workers", ["0", "-1", "two"])
     def test_workers_are_a_positive_number(self, config_file: Path, workers: str) -> None:

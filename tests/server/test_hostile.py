@@ -118,7 +118,7 @@ def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]:
         yield registry
         registry.stop()
         around = {path.name for path in registry.folder.iterdir()}
-        assert around == {"data", "config.yml", registry.log.name}
+        assert around == {"data", "tmp", "config.yml", registry.log.name}
         assert {path.name for path in registry.data.iterdir()} == {"docker"}
         assert {path.name for path in registry.root.iterdir()} == {"blobs", "repositories"}
         for path in registry.root.rglob("*"):
