@@ -36,8 +36,8 @@ def main() -> None:
 
     \b
     On this machine:   registry-operator local up registry.yaml
-    On a cluster:      registry-operator crds | kubectl apply --server-side -f -
-                       registry-operator run
+    On a cluster:      kubectl apply --server-side -k manifests/install
+                       (or from outside: registry-operator run)
 
     A manifest as small as this gives a registry with TLS and a generated login:
 
