@@ -7,9 +7,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.server.content import Repository
 from tests.server.live import LiveRegistry, serving
+
+# A request to another process takes as long as the machine's other work lets it.
+settings.register_profile("live", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("live")
 
 Serve = Callable[..., LiveRegistry]
 

@@ -228,7 +228,9 @@ class TestServe:
         )
         assert result.returncode == 2
         (line,) = result.stderr.splitlines()
-        assert line.startswith(f"{config_file}: http.addr: cannot listen on 127.0.0.1:{taken}: Address already in use; ")
+        assert line.startswith(
+            f"{config_file}: http.addr: cannot listen on 127.0.0.1:{taken}: Address already in use; "
+        )
 
     def test_a_broken_login_is_refused_at_the_start(self, config_file: Path, tmp_path: Path) -> None:
         (tmp_path / "logins").write_text("bob:plain\n")

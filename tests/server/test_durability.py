@@ -17,7 +17,8 @@ from tests.server.conftest import Serve
 from tests.server.content import Repository, digest_of, image
 from tests.server.live import LiveRegistry, until
 
-ROUNDS = 15
+ROUNDS, ENOUGH, BOUND = 20, 8, 20
+"""Kills; how many must be when time is short; seconds after which it is."""
 PUSHERS = 4
 SEED = 20261123
 
@@ -86,7 +87,10 @@ def test_kill_9_loses_nothing_acknowledged_and_shows_nothing_half_written(serve:
     pushers = [Pusher(registry, f"team-{number}/app") for number in range(PUSHERS)]
     moments = random.Random(SEED)  # noqa: S311, wanted: the same each time
     checked: dict[str, set[str]] = {pusher.name: set() for pusher in pushers}
-    for _ in range(ROUNDS):
+    began = time.monotonic()
+    for number in range(ROUNDS):
+        if number >= ENOUGH and time.monotonic() - began > BOUND:
+            break  # on a machine that is busy with other things
         with ThreadPoolExecutor(PUSHERS) as pool:
             running = [pool.submit(pusher.run) for pusher in pushers]
             time.sleep(moments.uniform(0.02, 0.4))  # a moment like any other, which is the point
@@ -100,7 +104,7 @@ def test_kill_9_loses_nothing_acknowledged_and_shows_nothing_half_written(serve:
             checked[pusher.name] = set(pusher.ledger.blobs)
     for pusher in pushers:
         _check(Repository(registry.client(), pusher.name), pusher.ledger, since=set())
-    assert sum(len(pusher.ledger.manifests) for pusher in pushers) > ROUNDS, "too few pushes to mean anything"
+    assert sum(len(pusher.ledger.manifests) for pusher in pushers) > ENOUGH, "too few pushes to mean anything"
     assert all(pusher.ledger.blobs for pusher in pushers)
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.server.content import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Repository, digest_of
@@ -107,7 +107,7 @@ MANIFESTS = st.fixed_dictionaries(
         "annotations": VALUES,
     },
 )
-FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FUZZ = settings(max_examples=300)
 
 
 @pytest.fixture(scope="module")
