@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from registry_operator.api import crd
 from tests.chart.charts import Helm
 from tests.fixtures.kubernetes import KubeAPI
 from tests.fixtures.processes import CommandFailed, run
 from tests.fixtures.tools import Need, unavailable
-from tests.operator.kube import Kube
+from tests.operator.kube import Kube, install_crds
 
 _PROMETHEUS_OPERATOR = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
 
@@ -28,8 +27,7 @@ def kube(kube_api: KubeAPI) -> Iterator[Kube]:
 def crds_handed_back(kube: Kube) -> Iterator[None]:
     """Takes the CRDs' fields back from Helm at last, with which other tests' applies would be in conflict."""
     yield
-    text = "---\n".join(crd.documents().values())
-    kube.api.kubectl("apply", "--server-side", "--force-conflicts", "--filename=-", input=text)
+    install_crds(kube.api)
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,12 @@ def eventually(probe: Callable[[], T], *, within: float = PATIENCE) -> T:
     return result
 
 
+def install_crds(api: KubeAPI) -> None:
+    """Puts our CRDs in force as they are, whatever another test has made of them."""
+    text = "---\n".join(crd.documents().values())
+    api.kubectl("apply", "--server-side", "--force-conflicts", "--filename=-", input=text)
+
+
 class Kube:
     """The API server as its administrator sees it, with the CRDs in force."""
 
@@ -58,7 +64,7 @@ class Kube:
             headers={"Authorization": f"Bearer {token}"},
             timeout=30,
         )
-        api.kubectl("apply", "--server-side", "-f", "-", input="---\n".join(crd.documents().values()))
+        install_crds(api)
         # `kubectl wait` fails on a CRD so new that it has no conditions.
         eventually(lambda: self.http.get(path(REGISTRY, None)).is_success)
 

@@ -9,6 +9,7 @@ import pytest
 from registry_operator.api import crd
 from tests.fixtures.kubernetes import KubeAPI
 from tests.fixtures.processes import CommandFailed
+from tests.operator.kube import install_crds
 
 Json = dict[str, Any]
 
@@ -16,7 +17,7 @@ Json = dict[str, Any]
 @pytest.fixture(scope="module")
 def api(kube_api: KubeAPI) -> KubeAPI:
     """The API server, with the CRD in force."""
-    kube_api.kubectl("apply", "--server-side", "-f", "-", input="---\n".join(crd.documents().values()))
+    install_crds(kube_api)
     kube_api.kubectl("wait", "--for=condition=Established", "crd/registries.regatta.dev")
     return kube_api
 
