@@ -133,11 +133,11 @@ def add_system(root: Root, owned: list[Path]) -> None:
 
 def add_libraries(root: Root) -> None:
     """The shared libraries that the copied programs and extensions ask for, and the loader's index of them."""
-    for path in sorted(root.sources):
-        if not path.is_symlink() and _is_elf(path):
-            for library in _libraries(path):
-                root.add(library)
-            drop_sections(root.at(path))
+    for program in filter(_is_elf, sorted(root.sources)):
+        for library in _libraries(program):
+            root.add(library)
+    for binary in filter(_is_elf, root.sources):
+        drop_sections(root.at(binary))
     for path in (Path("/etc/ld.so.conf"), *Path("/etc/ld.so.conf.d").glob("*.conf")):
         root.add(path)
     subprocess.run(["ldconfig", "-X", "-r", str(root.top)], check=True)
@@ -145,6 +145,8 @@ def add_libraries(root: Root) -> None:
 
 
 def _is_elf(path: Path) -> bool:
+    if path.is_symlink():
+        return False
     with path.open("rb") as file:
         return file.read(4) == b"\x7fELF"
 
