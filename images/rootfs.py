@@ -24,6 +24,7 @@ _STDLIB_WITHOUT = (
     "__pycache__", "site-packages", "dist-packages", "config-*", "test", "idlelib", "turtledemo", "turtle.py",
     "tkinter", "lib2to3", "pydoc_data", "distutils", "ensurepip", "_tkinter*", "_test*", "_ctypes_test*", "_xx*",
     "xxlimited*", "curses", "_curses*", "readline.*", "nis.*", "_dbm*", "_gdbm*",
+    "fetch_macholib*",
 )  # fmt: skip
 # What wheels carry for those who compile against them or check types.
 _SOURCES = ("__pycache__", "*.pyx", "*.pxd", "*.pyi", "*.pxi", "*.c", "*.h")
