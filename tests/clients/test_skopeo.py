@@ -127,7 +127,8 @@ def test_a_public_image_goes_out_without_a_login_and_in_with_one(at_public: Skop
 
 
 def _digest(layout: Path) -> str:
-    return json.loads((layout / "index.json").read_text())["manifests"][0]["digest"]
+    digest: str = json.loads((layout / "index.json").read_text())["manifests"][0]["digest"]
+    return digest
 
 
 def _blobs(layout: Path) -> dict[str, bytes]:

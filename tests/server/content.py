@@ -117,7 +117,8 @@ class Repository:
     def referrers(self, subject: str, **query: str) -> list[dict[str, Any]]:
         response = self.client.get(f"{self.path}/referrers/{subject}", params=query)
         assert response.status_code == 200, response.text
-        return response.json()["manifests"]
+        manifests: list[dict[str, Any]] = response.json()["manifests"]
+        return manifests
 
 
 def error_codes(response: httpx.Response) -> list[str]:

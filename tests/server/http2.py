@@ -54,7 +54,7 @@ class HTTP2Connection:
             frame = self._receive()
             match frame:
                 case HeadersFrame():
-                    status = int(dict(self._decoder.decode(frame.data))[":status"])
+                    status = int(dict(self._decoder.decode(frame.data, raw=True))[b":status"])
                 case DataFrame():
                     body += frame.data
                     self._give_back(len(frame.data))

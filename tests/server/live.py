@@ -84,7 +84,7 @@ class LiveRegistry:
     def start(self, *, ready: bool = True) -> Self:
         """Starts the process, and waits until `/readyz` says 200 unless told otherwise."""
         self._starts += 1
-        command = [PROGRAM, "serve", self.config, "--workers", str(self.workers)]
+        command: list[str | Path] = [PROGRAM, "serve", self.config, "--workers", str(self.workers)]
         temporary = self.folder / "tmp"  # a kill leaves what is in it
         temporary.mkdir(exist_ok=True)
         variables = [f"{name}={value}" for name, value in ({"TMPDIR": temporary} | self.environ).items()]
@@ -186,6 +186,7 @@ class LiveRegistry:
                 return False
 
         until(answers, "the server is ready", within=STARTED_WITHIN)
+        until(lambda: len(self.worker_pids()) == self.workers, "all workers are there")
 
     def _defaults(self, *, logins: bool) -> dict[str, Any]:
         http: dict[str, Any] = {

@@ -276,7 +276,8 @@ def _token(registry: LiveRegistry, user: str | None = None) -> str:
     client = registry.client() if user is None else registry.client(user, USERS[user])
     response = client.get("/auth/token")
     assert response.status_code == 200, response.text
-    return response.json()["token"]
+    token: str = response.json()["token"]
+    return token
 
 
 def _with_token(registry: LiveRegistry, user: str | None = None) -> httpx.Client:

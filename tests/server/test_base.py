@@ -2,6 +2,7 @@
 
 import http.client
 import json
+from pathlib import Path
 
 import httpx
 import pytest
@@ -154,7 +155,7 @@ def test_relative_urls_win_over_the_external_one(serve: Serve) -> None:
     assert client.post("/v2/app/blobs/uploads/").headers["location"].startswith("/v2/app/blobs/uploads/")
 
 
-def test_a_read_only_registry_serves_and_takes_nothing(serve: Serve, tmp_path) -> None:
+def test_a_read_only_registry_serves_and_takes_nothing(serve: Serve, tmp_path: Path) -> None:
     data = {"filesystem": {"rootdirectory": str(tmp_path / "data")}}
     writer = serve({"storage": data})
     pushed = Repository(writer.client(), "app")

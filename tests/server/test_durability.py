@@ -203,7 +203,19 @@ def _trace(strace: Path, registry: LiveRegistry, act: Callable[[], httpx.Respons
     """What the worker asks of the kernel while it answers one request."""
     [worker] = registry.worker_pids()
     names = "mkdir,mkdirat,rename,renameat,renameat2,unlink,unlinkat,rmdir,fsync,fdatasync,sendto,sendmsg,write,writev"
-    command = [strace, "-f", "-y", "-s", "40", "-e", f"trace={names}", "-p", str(worker), "-o", str(log)]
+    command: list[str | Path] = [
+        strace,
+        "-f",
+        "-y",
+        "-s",
+        "40",
+        "-e",
+        f"trace={names}",
+        "-p",
+        str(worker),
+        "-o",
+        str(log),
+    ]
     tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert tracer.stderr is not None
     try:

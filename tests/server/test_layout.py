@@ -276,6 +276,8 @@ def test_no_reference_leads_out_of_the_layout(registry: LiveRegistry, reference:
     for path in ("app/manifests", "app/blobs", "app/referrers", "app/blobs/uploads"):
         with registry.connect() as connection:  # no client that tidies the path up
             connection.sendall(f"GET /v2/{path}/{reference} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
-            answer = b"".join(iter(lambda connection=connection: connection.recv(4096), b""))
+            answer = b""
+            while piece := connection.recv(4096):
+                answer += piece
         assert re.match(rb"HTTP/1.1 40[045]", answer), answer
         assert b"root:" not in answer

@@ -134,4 +134,5 @@ def test_deleting_the_last_manifest_keeps_other_lists_right(repository: Reposito
 
 
 def _catalog(client: httpx.Client) -> list[str]:
-    return client.get("/v2/_catalog").json()["repositories"]
+    repositories: list[str] = client.get("/v2/_catalog").json()["repositories"]
+    return repositories

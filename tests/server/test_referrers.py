@@ -91,7 +91,7 @@ def test_a_repository_has_its_own(repository: Repository) -> None:
 
 def test_a_subject_may_be_named_by_sha512(repository: Repository) -> None:
     subject = repository.push_image()
-    entry = {"mediaType": OCI_MANIFEST, "digest": digest_of(subject, "sha512"), "size": len(subject)}
+    entry: dict[str, Any] = {"mediaType": OCI_MANIFEST, "digest": digest_of(subject, "sha512"), "size": len(subject)}
     manifest = image(subject=entry)
     repository.push_manifest(manifest)
     assert [one["digest"] for one in repository.referrers(entry["digest"])] == [digest_of(manifest)]

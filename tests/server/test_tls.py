@@ -91,9 +91,9 @@ class TestChange:
             assert registry.authority is not None
             for _ in range(2):  # the second one comes while clients are still leaving the first
                 registry.authority.issue()
-                after = _read_certificate(registry)
-                until(lambda after=after: _certificate(registry) == after, "the new certificate is served")
-                assert after != before
+                until(lambda: _certificate(registry) == _read_certificate(registry), "the new certificate is served")
+            after = _read_certificate(registry)
+            assert after != before
             load.await_certificates({after})
             upload.sendall(content[50_000:])
             assert upload.recv(4096).startswith(b"HTTP/1.1 202")
@@ -225,7 +225,7 @@ def _kept_connections(registry: LiveRegistry) -> Generator[bytes]:
 def _ask(client: httpx.Client, registry: LiveRegistry) -> bytes:
     with client.stream("GET", f"{registry.url}{_PATH}") as response:
         assert response.status_code == 200
-        certificate = response.extensions["network_stream"].get_extra_info("ssl_object").getpeercert(True)
+        certificate: bytes = response.extensions["network_stream"].get_extra_info("ssl_object").getpeercert(True)
         response.read()
         return certificate
 
