@@ -24,6 +24,8 @@ def namespaces(kube: Kube) -> list[str]:
 @pytest.fixture(scope="module")
 def fleet(kube: Kube, namespaces: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     """An operator for the whole cluster, and a hundred Registries that were made at once while it ran."""
+    # The operator looks after the whole cluster, and what other tests have left there would count as well.
+    kube.api.kubectl("delete", "registries", "--all", "--all-namespaces")
     keys = [(namespaces[number % NAMESPACES], f"team-{number}") for number in range(FLEET)]
     with operator(
         kube.api.kubeconfig, tmp_path_factory.mktemp("fleet"), "--leader-election-namespace=default"
