@@ -117,7 +117,7 @@ class Storage(Protocol):
         """
 
     async def remove(self, path: str) -> bool:
-        """Remove a file or a folder with all that is in it; False where there was none."""
+        """Remove a folder with all that is in it; False where there was none."""
 
     async def check(self) -> None:
         """Write, read back and remove a small file. Raises StorageError."""

@@ -61,7 +61,7 @@ def remove_tree(path: str) -> bool:
     for _ in range(ATTEMPTS):
         try:
             shutil.rmtree(path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
             if error.errno != errno.ENOTEMPTY:

@@ -316,14 +316,7 @@ def _digest_of_file(path: str, algorithm: str) -> Digest:
 
 
 def _remove(path: str) -> bool:
-    if os.path.isdir(path):
-        found = durable.remove_tree(path)
-    else:
-        try:
-            os.unlink(path)
-            found = True
-        except FileNotFoundError:
-            found = False
+    found = durable.remove_tree(path)
     if found:
         durable.sync_directory(os.path.dirname(path))
     return found
