@@ -52,14 +52,15 @@ chart: manifests ## Package the chart into dist/
 images: ## Build the container images and say what they weigh (BASE=debootstrap, BUILDER=…, OUT=…)
 	@$(PYTHON) -m images.build $(if $(BASE),--base $(BASE)) $(if $(BUILDER),--builder $(BUILDER)) $(if $(OUT),--out $(OUT))
 
-lock: setup-dev ## Resolve the dependencies anew into requirements/
+lock: setup-dev ## Resolve the dependencies into requirements/ (UPGRADE=1 takes the newest of all)
 	$(foreach lock,$(LOCKS),$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-header --upgrade $(WITH_$(lock)) --output-file requirements/$(lock).txt &&) true
+	  --no-header $(if $(UPGRADE),--upgrade) $(WITH_$(lock)) --output-file requirements/$(lock).txt &&) true
 
-WITH_server   := pyproject.toml
+SERVER        := pyproject.toml --extra objectstore --extra sql
+WITH_server   := $(SERVER)
 WITH_operator := pyproject.toml --extra operator
-WITH_runtime  := pyproject.toml --extra operator --group editable
-WITH_dev      := pyproject.toml --extra operator --extra test --extra dev --group editable
+WITH_runtime  := $(SERVER) --extra operator --group editable
+WITH_dev      := $(SERVER) --extra operator --extra test --extra dev --group editable
 WITH_build    := --group editable
 
 clean: ## Remove what set-up and tests have left in the tree
