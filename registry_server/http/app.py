@@ -19,10 +19,10 @@ from registry_server.auth import AccessPolicy, Authenticator, TooManyAttempts, U
 from registry_server.auth.subject import ANONYMOUS, Subject
 from registry_server.auth.tokens import Tokens
 from registry_server.health import StorageHealth
-from registry_server.http.engine import Exchange, Scope
+from registry_server.http.engine import Exchange, Scope, StreamBroken, stream
 from registry_server.http.errors import error_response
 from registry_server.http.handlers import JSON, Handler
-from registry_server.http.message import File, Headers, Request, Response
+from registry_server.http.message import File, Headers, Request, Response, Stream
 from registry_server.http.routes import METHODS, Resource, Target, find
 from registry_server.log import AccessLog
 from registry_server.metrics import CONTENT_TYPE, Metrics
@@ -93,13 +93,17 @@ class App:
         if response.status >= 400 and request.method in _WITH_BODY and request.headers.get("expect") is None:
             await body.drain()
         request_id = self._request_id(request)
-        response.headers += (API_VERSION, ("x-request-id", request_id), *self.headers)
+        further = [API_VERSION, ("x-request-id", request_id), *self.headers]
         if closing and scope.http_version == "1.1":
-            response.headers.append(CLOSE)
-        send(protocol, response, head=request.method == "HEAD")
+            further.append(CLOSE)
+        response.headers += further
+        if isinstance(response.body, Stream):
+            response, sent = await self._stream(protocol, response, response.body, request, further)
+        else:
+            send(protocol, response, head=request.method == "HEAD")
+            sent = 0 if request.method == "HEAD" else response.length
         seconds = time.perf_counter() - began
         self.metrics.in_flight -= 1
-        sent = 0 if request.method == "HEAD" else response.length
         route = "unknown" if target is None else target.resource
         if target is not None:
             self._count(request, target, response)
@@ -149,6 +153,28 @@ class App:
         except Exception as error:  # noqa: BLE001  (a client always gets an answer, and the log the reason)
             return target, error_response(error)
         return target, response
+
+    async def _stream(
+        self, protocol: Exchange, response: Response, body: Stream, request: Request, further: Headers
+    ) -> tuple[Response, int]:
+        """Send a response that comes in pieces; returns it, or the one that took its place, and the bytes sent."""
+        if request.method == "HEAD":
+            await body.pieces.aclose()
+            send(protocol, response, head=True)
+            return response, 0
+        try:
+            await stream(protocol, response.status, response.headers, body.pieces, body.length)
+        except StreamBroken as error:
+            logger.warning("%s %s broke off after %d bytes: %s", request.method, request.path, error.sent, error)
+            return response, error.sent
+        except asyncio.CancelledError:
+            logger.warning("%s %s was cut off", request.method, request.path)
+            return response, 0
+        except Exception as error:  # noqa: BLE001  (nothing was sent yet)
+            response = error_response(error)
+            response.headers += further
+            send(protocol, response, head=False)
+        return response, response.length
 
     def _find(self, path: str) -> Target | None:
         if self.prefix:
@@ -277,9 +303,9 @@ def health_response(resource: str, health: StorageHealth) -> Response:
 
 
 def send(protocol: Exchange, response: Response, *, head: bool) -> None:
-    """Hand a response to the engine."""
+    """Hand a response to the engine, whole."""
     body = response.body
-    if head or body is None:
+    if head or body is None or isinstance(body, Stream):
         if head and body is not None:
             response.headers.append(("content-length", str(response.length)))
         protocol.response_empty(response.status, response.headers)

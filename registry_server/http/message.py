@@ -1,6 +1,6 @@
 """Requests and responses as handlers see them."""
 
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import parse_qs
@@ -53,17 +53,41 @@ class File:
     end: int
 
 
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A body that comes in pieces, no faster than the client takes them.
+
+    What `pieces` raises before much has come becomes an error's response, and later breaks the connection, so that no
+    part is taken for the whole. It is closed in any case.
+    """
+
+    pieces: AsyncGenerator[bytes]
+    length: int
+    """Bytes of all pieces."""
+
+
 @dataclass(slots=True)
 class Response:
     """One response. `Content-Length` is the adapter's business, but for HEAD."""
 
     status: int
     headers: Headers = field(default_factory=list)
-    body: bytes | File | None = None
+    body: bytes | File | Stream | None = None
+
+    @classmethod
+    def redirect(cls, url: str, headers: Headers) -> "Response":
+        """Sends the client to another place for the same request (307: with its method)."""
+        return cls(307, [*headers, ("location", url)])
 
     @property
     def length(self) -> int:
         """Bytes of the body."""
-        if self.body is None:
-            return 0
-        return len(self.body) if isinstance(self.body, bytes) else self.body.end - self.body.start
+        match self.body:
+            case None:
+                return 0
+            case bytes():
+                return len(self.body)
+            case File():
+                return self.body.end - self.body.start
+            case Stream():
+                return self.body.length

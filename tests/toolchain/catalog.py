@@ -52,7 +52,14 @@ class Debian:
     package: str
 
 
-Source = Release | GoBuild | Wheel | Debian
+@dataclass(frozen=True)
+class Npm:
+    """A package of npm's registry, run by the Node.js that is installed."""
+
+    package: str
+
+
+Source = Release | GoBuild | Wheel | Npm | Debian
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,9 @@ COREDNS = "1.15.0"
 HELM = "3.22.0"
 CRANE = "0.22.1"
 DISTRIBUTION = "3.1.2"
+VERSITYGW = "1.8.0"
+FAKE_GCS = "1.56.1"
+AZURITE = "3.37.0"
 CONFORMANCE = "0.0.0-20260831232431-97274622c111"  # the suite as rewritten in 2026; it has no releases
 GO = "1.26.6"  # the newest of the line that PyPI has; 1.26 is what Kubernetes 1.36 needs
 
@@ -174,6 +184,18 @@ TOOLS: dict[str, Tool] = {
                 ),
             ),
         ),
+        # Servers of the three object store protocols.
+        Tool(
+            "versitygw",
+            VERSITYGW,
+            sources=(GoBuild("github.com/versity/versitygw", "github.com/versity/versitygw/cmd/versitygw"),),
+        ),
+        Tool(
+            "fake-gcs-server",
+            FAKE_GCS,
+            sources=(GoBuild("github.com/fsouza/fake-gcs-server", "github.com/fsouza/fake-gcs-server"),),
+        ),
+        Tool("azurite-blob", AZURITE, (Npm("azurite"),), binary="node_modules/.bin/azurite-blob"),
         # Of Debian's packages the version is Debian's.
         Tool("skopeo", "any", (Debian("skopeo"),), OnPath(at_least=(1, 9))),
         Tool("strace", "any", (Debian("strace"),), OnPath(at_least=(5, 0))),

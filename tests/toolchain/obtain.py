@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.toolchain import sources
-from tests.toolchain.catalog import TOOLS, Debian, GoBuild, OnPath, Release, Tool, Wheel
+from tests.toolchain.catalog import TOOLS, Debian, GoBuild, Npm, OnPath, Release, Tool, Wheel
 from tests.toolchain.progress import Progress
 
 # Daemons live in the administrator's folders, which a user's PATH lacks.
@@ -90,7 +90,7 @@ def _obtain(wanted: Tool, progress: Progress) -> Found:
     raise Unavailable(wanted.name, reasons)
 
 
-def _from(source: Release | GoBuild | Wheel | Debian, wanted: Tool, progress: Progress) -> Found:
+def _from(source: Release | GoBuild | Wheel | Npm | Debian, wanted: Tool, progress: Progress) -> Found:
     fetch: Callable[[Path], None]
     match source:
         case Debian():
@@ -108,6 +108,9 @@ def _from(source: Release | GoBuild | Wheel | Debian, wanted: Tool, progress: Pr
         case Wheel():
             doing, origin = f"installing {source.distribution} {wanted.version}", "installed"
             fetch = partial(sources.install_wheel, source, wanted.version)
+        case Npm():
+            doing, origin = f"installing npm's {source.package} {wanted.version}", "installed"
+            fetch = partial(sources.install_npm, source, wanted.version)
     # One name, as the lock is held: what an interrupted run left is removed, and the rename stays on one file system.
     unfinished = _entry(wanted).with_name(f".unfinished-{wanted.name}")
     shutil.rmtree(unfinished, ignore_errors=True)

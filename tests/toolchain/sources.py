@@ -1,6 +1,6 @@
-"""The ways to obtain a tool: an official release, a build by Go, a wheel, a Debian package.
+"""The ways to obtain a tool: an official release, a build by Go, a wheel, a package of npm's, a Debian package.
 
-The first three put the tool into a folder of its own, which `obtain.py` then moves into the cache. Each raises
+The first four put the tool into a folder of its own, which `obtain.py` then moves into the cache. Each raises
 `SourceError` with a reason for people when it cannot.
 """
 
@@ -20,7 +20,7 @@ from http.client import HTTPResponse
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tests.toolchain.catalog import Debian, GoBuild, Release, Wheel
+from tests.toolchain.catalog import Debian, GoBuild, Npm, Release, Wheel
 
 
 class SourceError(Exception):
@@ -81,6 +81,14 @@ def install_wheel(wheel: Wheel, version: str, into: Path) -> None:
     """Unpacks the pinned distribution into the folder."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     _run([*pip, "install", "--no-deps", "--target", str(into), f"{wheel.distribution}=={version}"])
+
+
+def install_npm(npm: Npm, version: str, into: Path) -> None:
+    """Installs the pinned package with what it needs; no script of theirs is run."""
+    if not (shutil.which("npm") and shutil.which("node")):
+        raise SourceError(f"Node.js with npm is not there to install {npm.package}")
+    quiet = ["--no-audit", "--no-fund", "--no-save", "--loglevel=error"]
+    _run(["npm", "install", "--ignore-scripts", *quiet, "--prefix", str(into), f"{npm.package}@{version}"])
 
 
 def install_debian(debian: Debian) -> None:
