@@ -6,15 +6,17 @@ Whatever a person can put right is one line on standard error, and exit code 2.
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import SecretStr
 
 from registry_server import __version__
-from registry_server.config import Config, ConfigError, Policy, load
+from registry_server.config import Config, ConfigError, Policy, Storage, load
 from registry_server.config.cpus import available_cpus
+from registry_server.config.section import Section
 
 CONFIG_FAULT = 2
 
@@ -211,10 +213,24 @@ def _strangers(config: Config, names: dict[str, bytes]) -> list[str]:
 
 
 def _without_secrets(config: Config) -> dict[str, Any]:
-    settings = config.model_dump(mode="json", exclude_none=True)
-    if settings["http"]["secret"]:
-        settings["http"]["secret"] = "***"  # noqa: S105  (what is shown instead of one)
+    settings: dict[str, Any] = config.model_dump(mode="json", exclude_none=True)
+    for keys in _secrets(config):
+        *way, last = keys
+        block = settings
+        for key in way:
+            block = block[key]
+        block[last] = "***"
     return settings
+
+
+def _secrets(section: Section, keys: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The keys of all secrets that are set."""
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            yield from _secrets(value, (*keys, name))
+        elif isinstance(value, SecretStr) and value.get_secret_value():
+            yield (*keys, name)
 
 
 def _summary(config: Config) -> list[tuple[str, str]]:
@@ -228,7 +244,7 @@ def _summary(config: Config) -> list[tuple[str, str]]:
         rows.append(("certificate", f"{http.tls.certificate}, {http.tls.minimumtls} and above"))
     writable = "read only" if storage.maintenance.readonly.enabled else "writable"
     deletable = "deletes allowed" if storage.delete.enabled else "no deletes"
-    rows.append(("storage", f"{storage.filesystem.rootdirectory}, {writable}, {deletable}"))
+    rows.append(("storage", f"{_place(storage)}, {writable}, {deletable}"))
     rows.append(("logins", f"{logins.path}, realm {logins.realm}" if logins else "none: everyone is anonymous"))
     if config.access is None:
         who = "whoever logs in" if logins else "everyone"
@@ -240,6 +256,18 @@ def _summary(config: Config) -> list[tuple[str, str]]:
         rows.append(("debug", f"http://{http.debug.addr.host or '*'}:{http.debug.addr.port} {' '.join(paths)}"))
     rows.append(("log", f"{config.log.level}, {config.log.formatter}"))
     return rows
+
+
+def _place(storage: Storage) -> str:
+    if storage.s3:
+        where = storage.s3.regionendpoint or storage.s3.region
+        return f"S3 bucket {storage.s3.bucket} at {where}, below /{storage.s3.rootdirectory.strip('/')}"
+    if storage.gcs:
+        return f"GCS bucket {storage.gcs.bucket}, below /{storage.gcs.rootdirectory.strip('/')}"
+    if storage.azure:
+        azure = storage.azure
+        return f"Azure container {azure.container} of {azure.accountname}, below /{azure.rootdirectory.strip('/')}"
+    return str(storage.filesystem.rootdirectory if storage.filesystem else "")
 
 
 def _in_words(policy: Policy) -> str:

@@ -30,7 +30,7 @@ import uvloop
 from registry_server import __version__, log
 from registry_server.auth import AccessPolicy, Authenticator
 from registry_server.auth.tokens import Tokens, shared_key
-from registry_server.config import Address, Config, ConfigError, UploadPurging
+from registry_server.config import Address, Config, ConfigError, Storage, UploadPurging
 from registry_server.health import StorageHealth
 from registry_server.http.app import App, DebugApp, Security
 from registry_server.http.engine import Certificate, CertificateError, Listener, bind
@@ -39,8 +39,8 @@ from registry_server.log import AccessLog
 from registry_server.metadata.layout import LayoutMetadata
 from registry_server.metrics import Metrics
 from registry_server.registry import Registry
-from registry_server.storage.contract import StorageError
-from registry_server.storage.filesystem import FilesystemStorage
+from registry_server.storage import open_storage, preparation
+from registry_server.storage.contract import StorageError, StorageRefused
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,15 @@ def run(config: Config, *, workers: int) -> int:
 
 def check(config: Config) -> None:
     """Find out now what would otherwise only fail at the first request. Raises ConfigError."""
-    root = config.storage.filesystem.rootdirectory
+    if config.storage.filesystem is not None:
+        _check_folder(config.storage.filesystem.rootdirectory)
+    elif not config.storage.maintenance.readonly.enabled:
+        _check_bucket(config.storage)
+    _certificate(config)
+    _authenticator(config)
+
+
+def _check_folder(root: Path) -> None:
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=root):
@@ -101,8 +109,16 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"storage.filesystem.rootdirectory: {root}: {error.strerror}; the server's user must be able to write there"
         ) from error
-    _certificate(config)
-    _authenticator(config)
+
+
+def _check_bucket(settings: Storage) -> None:
+    """A store that is away may come back, and `/readyz` says so; one that refuses won't change its mind."""
+    try:
+        preparation.try_writing(settings)
+    except StorageRefused as error:
+        raise ConfigError(f"storage.{settings.driver}: {error}; correct the bucket or its credentials") from error
+    except StorageError as error:
+        logger.warning("%s; serving will begin when it is back", error)
 
 
 class Supervisor:
@@ -193,10 +209,7 @@ class Worker:
         self._shared = shared
         self._index = index
         self._metrics = Metrics(shared.metrics_directory)
-        filesystem = config.storage.filesystem
-        self._storage = FilesystemStorage(
-            str(filesystem.rootdirectory), max_threads=filesystem.maxthreads, observe=self._metrics.storage
-        )
+        self._storage = open_storage(config.storage, observe=self._metrics.storage)
         self._health = StorageHealth(self._storage, config.health.storagedriver)
         self._authenticator = _authenticator(config)
         self._access_log = (
@@ -354,7 +367,15 @@ def _token_key(config: Config) -> bytes:
         return secret.encode()
     if config.auth.htpasswd is None:
         return secrets.token_bytes(32)
-    return shared_key(config.storage.filesystem.rootdirectory / ".regatta" / "token-key")
+    if config.storage.filesystem is not None:
+        return shared_key(config.storage.filesystem.rootdirectory / ".regatta" / "token-key")
+    try:
+        return preparation.shared_secret(config.storage, "token-key")
+    except StorageError as error:
+        raise ConfigError(
+            f"storage.{config.storage.driver}: {error}; the key of tokens is kept there: try again later, or set "
+            "http.secret, the same for all replicas"
+        ) from error
 
 
 def _bind(address: Address, key: str) -> socket.socket:

@@ -6,6 +6,7 @@ it is and what to do.
 
 from registry_server.config.loader import ConfigError, Loaded, dump, load
 from registry_server.config.model import (
+    DRIVERS,
     HTTP,
     HTTP2,
     TLS,
@@ -25,22 +26,29 @@ from registry_server.config.model import (
     Policy,
     Prometheus,
     ReadOnly,
+    Redirect,
     Role,
     Storage,
     StorageCheck,
     UploadPurging,
 )
+from registry_server.config.objectstores import GCS, S3, Azure, AzureCredentials
 from registry_server.config.scalars import Address, format_duration, parse_duration
 
 __all__ = [
+    "DRIVERS",
+    "GCS",
     "HTTP",
     "HTTP2",
+    "S3",
     "TLS",
     "Access",
     "AccessLog",
     "Action",
     "Address",
     "Auth",
+    "Azure",
+    "AzureCredentials",
     "Config",
     "ConfigError",
     "Debug",
@@ -55,6 +63,7 @@ __all__ = [
     "Policy",
     "Prometheus",
     "ReadOnly",
+    "Redirect",
     "Role",
     "Storage",
     "StorageCheck",

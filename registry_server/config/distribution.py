@@ -58,7 +58,25 @@ class _Setting:
 
 
 _TUNING = _Setting(harmless=_always, tunes=True)
-_DRIVER = _Setting("use storage.filesystem", _never)
+_DRIVER = _Setting("use storage.filesystem, s3, gcs or azure", _never)
+
+
+_S3_TUNING = (
+    "multipartcopychunksize",
+    "multipartcopymaxconcurrency",
+    "multipartcopythresholdsize",
+    "multipartcombinesmallpart",
+    "loglevel",
+    "logs3apirequests",
+    "logs3apiresponseheaders",
+    "useragent",
+)
+_AZURE_TUNING = (
+    "max_retries",
+    "retry_delay",
+    "copy_status_poll_max_retry",
+    "copy_status_poll_delay",
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +94,10 @@ KNOWN: _Known = {
         "reportcaller": _TUNING,
     },
     "storage": {
-        **dict.fromkeys(("azure", "gcs", "inmemory", "oss", "s3", "s3aws", "swift"), _DRIVER),
+        **dict.fromkeys(("inmemory", "oss", "swift"), _DRIVER),
+        "s3": dict.fromkeys(_S3_TUNING, _TUNING),
+        "gcs": dict.fromkeys(("maxconcurrency", "useragent"), _TUNING),
+        "azure": dict.fromkeys(_AZURE_TUNING, _TUNING),
         "cache": _Block(
             {
                 "blobdescriptor": _Setting("use inmemory, or remove it", _one_of("inmemory", ""), tunes=True),
@@ -84,7 +105,6 @@ KNOWN: _Known = {
                 "layerinfo": _Setting("use inmemory, or remove it", _one_of("inmemory", ""), tunes=True),
             }
         ),
-        "redirect": _Block({"disable": _Setting(harmless=_one_of(True, False))}),
         "tag": _Block({"concurrencylimit": _TUNING}),
     },
     "auth": {

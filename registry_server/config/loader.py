@@ -17,7 +17,8 @@ from pydantic_core import ErrorDetails
 
 from registry_server.config import distribution, document, environment
 from registry_server.config.document import DocumentError, Keys, Value, dotted
-from registry_server.config.model import Config, Section
+from registry_server.config.model import DRIVERS, Config
+from registry_server.config.section import Section
 
 
 class ConfigError(Exception):
@@ -62,7 +63,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Loaded:
         faults += [
             _explain(detail, root)
             for detail in error.errors()
-            if not (other_driver and detail["loc"] == ("storage", "filesystem"))
+            if not (other_driver and detail["loc"] == ("storage",) and detail["type"] == "value_error")
             and not (detail["type"] == "too_short" and detail["input"])  # its elements are at fault, not their number
         ]
     else:
@@ -91,7 +92,7 @@ def _read(path: Path) -> tuple[Value, list[str]]:
     return root, warnings
 
 
-_NEVER_DROPPED: tuple[Keys, ...] = (("storage", "filesystem"), ("auth", "htpasswd"), ("access",))
+_NEVER_DROPPED: tuple[Keys, ...] = (*(("storage", name) for name in DRIVERS), ("auth", "htpasswd"), ("access",))
 """Blocks that say something even when nothing is in them: a driver, or a guard that must not be taken away unseen."""
 
 
@@ -101,6 +102,9 @@ def _expand_names(root: Value) -> None:
         value = root.find((block,))
         if value is not None and isinstance(value.data, str):
             value.data = {value.data: Value({}, value.place)}
+    storage = root.find(("storage",))
+    if storage is not None and isinstance(storage.data, dict) and "s3aws" in storage.data:
+        storage.data.setdefault("s3", storage.data.pop("s3aws"))  # distribution's other name for it
     for keys in _NEVER_DROPPED:
         value = root.find(keys)
         if value is not None and value.data is None:
@@ -121,7 +125,10 @@ def _explain(error: ErrorDetails, root: Value) -> str:
 _ADD: dict[Keys, str] = {
     ("version",): "add version: 0.1 as the first line",
     ("storage",): "add storage: {filesystem: {rootdirectory: /var/lib/registry}}",
-    ("storage", "filesystem"): "add filesystem: {rootdirectory: /var/lib/registry}",
+    ("storage", "s3", "bucket"): "give the name of the bucket",
+    ("storage", "gcs", "bucket"): "give the name of the bucket",
+    ("storage", "azure", "accountname"): "give the name of the storage account",
+    ("storage", "azure", "container"): "give the name of the container",
     ("http", "tls", "certificate"): "give the path of the PEM file, or remove http.tls to serve plain HTTP",
     ("http", "tls", "key"): "give the path of the PEM file, or remove http.tls to serve plain HTTP",
     ("http", "debug", "addr"): "add an address such as :5001, or remove http.debug",
@@ -206,6 +213,9 @@ def _missing_files(config: Config, root: Value) -> Iterator[str]:
     if htpasswd := config.auth.htpasswd:
         hint = f"make it with: registry-server htpasswd {htpasswd.path} USER"
         needed.append((("auth", "htpasswd", "path"), htpasswd.path, hint))
+    if (gcs := config.storage.gcs) and gcs.keyfile:
+        hint = "give the path of a service account's JSON key, or remove it to use the workload's identity"
+        needed.append((("storage", "gcs", "keyfile"), gcs.keyfile, hint))
     for keys, path, hint in needed:
         try:
             with path.open("rb") as file:

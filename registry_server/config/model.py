@@ -9,40 +9,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    SecretStr,
-    Strict,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr, model_validator
 
+from registry_server.config.objectstores import GCS, S3, Azure
 from registry_server.config.scalars import Address, AsText, Duration, ListenAddress, Text
+from registry_server.config.section import Bool, FilePath, Int, Section
 
 Action = Literal["pull", "push", "delete"]
 Role = Literal["reader", "writer", "maintainer", "admin"]
-
-Bool = Annotated[bool, Strict()]
-Int = Annotated[int, Strict()]
-FilePath = Annotated[Path, AsText]
-
-
-class Section(BaseModel):
-    """A block of the configuration: immutable, and without keys it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _nothing_is_the_default(cls, settings: Any) -> Any:
-        """`tls:` with nothing after it is the same as no `tls`."""
-        if not isinstance(settings, dict):
-            return settings
-        return {key: value for key, value in settings.items() if value is not None or key not in cls.model_fields}
 
 
 def _lower(value: Any) -> Any:
@@ -66,7 +40,7 @@ class Log(Section):
 
     level: Annotated[Literal["error", "warn", "info", "debug"], BeforeValidator(_lower)] = "info"
     formatter: Annotated[Literal["text", "json"], BeforeValidator(_formatter)] = "text"
-    fields: dict[str, Any] = {}
+    fields: dict[str, Any] = Field(default={})
     accesslog: AccessLog = AccessLog()
 
 
@@ -105,12 +79,39 @@ class Maintenance(Section):
     uploadpurging: UploadPurging = UploadPurging()
 
 
+class Redirect(Section):
+    """Whether clients are sent to the object store for the content of blobs, or get it through this server."""
+
+    disable: Bool = False
+
+
+DRIVERS = ("filesystem", "s3", "gcs", "azure")
+
+
 class Storage(Section):
     """Where content lives: exactly one driver, and what holds for each of them."""
 
-    filesystem: Filesystem
+    filesystem: Filesystem | None = None
+    s3: S3 | None = None
+    gcs: GCS | None = None
+    azure: Azure | None = None
     delete: Delete = Delete()
     maintenance: Maintenance = Maintenance()
+    redirect: Redirect = Redirect()
+
+    @property
+    def driver(self) -> str:
+        """The name of the one that is set."""
+        return next(name for name in DRIVERS if getattr(self, name) is not None)
+
+    @model_validator(mode="after")
+    def _exactly_one_driver(self) -> Self:
+        given = [name for name in DRIVERS if getattr(self, name) is not None]
+        if not given:
+            raise ValueError("has no driver; add filesystem: {rootdirectory: /var/lib/registry}, or s3, gcs or azure")
+        if len(given) > 1:
+            raise ValueError(f"has {len(given)} drivers, {' and '.join(given)}; keep the one that holds the content")
+        return self
 
 
 def _minimum_tls(value: Any) -> Any:
@@ -189,7 +190,7 @@ class HTTP(Section):
     prefix: Annotated[Text, AfterValidator(_prefix)] = ""
     secret: Annotated[SecretStr, AsText, PlainSerializer(SecretStr.get_secret_value, when_used="json")] = SecretStr("")
     relativeurls: Bool = False
-    headers: Annotated[dict[str, tuple[Text, ...]], AfterValidator(_headers)] = {}
+    headers: Annotated[dict[str, tuple[Text, ...]], AfterValidator(_headers)] = Field(default={})
     draintimeout: Duration = timedelta(seconds=60)
     tls: TLS | None = None
     http2: HTTP2 = HTTP2()

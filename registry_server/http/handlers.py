@@ -8,7 +8,7 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from registry_server.http.errors import error_response
-from registry_server.http.message import File, Headers, Request, Response
+from registry_server.http.message import File, Headers, Request, Response, Stream
 from registry_server.http.routes import Resource, Target
 from registry_server.reference import ALGORITHMS, CANONICAL, Digest, InvalidDigest, is_repository, is_tag
 from registry_server.registry import Registry
@@ -27,6 +27,7 @@ from registry_server.registry.lists import Page
 from registry_server.registry.manifest import OCI_INDEX, Manifest
 from registry_server.registry.manifests import MAX_SIZE
 from registry_server.registry.uploads import Chunk, Visible
+from registry_server.storage.contract import StoredBlob
 
 Handler = Callable[[Request, Target, Visible], Awaitable[Response]]
 
@@ -140,6 +141,8 @@ class Handlers:
         headers = _blob_headers(digest)
         if _not_modified(request, digest):
             return Response(304, headers)
+        if blob.path is None and (url := await self.registry.blobs.url(blob)) is not None:
+            return Response.redirect(url, [("docker-content-digest", str(digest)), ("cache-control", "no-store")])
         try:
             wanted = _wanted_range(request, digest, blob.size)
         except RangeInvalid as error:
@@ -147,10 +150,10 @@ class Handlers:
             response.headers.append(("content-range", f"bytes */{blob.size}"))
             return response
         if wanted is None:
-            return Response(200, headers, File(blob.path, 0, blob.size) if blob.size else b"")
+            return Response(200, headers, self._part(blob, 0, blob.size) if blob.size else b"")
         start, end = wanted
         headers.append(("content-range", f"bytes {start}-{end - 1}/{blob.size}"))
-        return Response(206, headers, File(blob.path, start, end))
+        return Response(206, headers, self._part(blob, start, end))
 
     async def head_blob(self, request: Request, target: Target, visible: Visible) -> Response:
         digest = _digest(target.reference)
@@ -207,6 +210,11 @@ class Handlers:
         if artifact_type is not None:
             headers.append(("oci-filters-applied", "artifactType"))
         return Response(200, headers, _json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests}))
+
+    def _part(self, blob: StoredBlob, start: int, end: int) -> File | Stream:
+        if blob.path is not None:
+            return File(blob.path, start, end)
+        return Stream(self.registry.blobs.read(blob, start, end), end - start)
 
     async def _manifest(self, target: Target) -> tuple[Digest, Manifest]:
         if is_tag(target.reference):

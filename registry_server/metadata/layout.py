@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
+from registry_server.parallel import in_parallel
 from registry_server.reference import ALGORITHMS, Digest, InvalidDigest, is_repository, is_tag
 from registry_server.storage.contract import Storage
 
@@ -52,8 +53,10 @@ class LayoutMetadata:
     async def unlink_manifest(self, repository: str, digest: Digest) -> bool:
         if await self.linked_manifest(repository, digest) is None:
             return False
-        for tag in await self.tags(repository) or ():
-            if await self.tagged(repository, tag) == digest:
+        tags = await self.tags(repository) or ()
+        targets = await in_parallel(lambda tag: self.tagged(repository, tag), tags)
+        for tag, target in zip(tags, targets, strict=True):
+            if target == digest:
                 await self.untag(repository, tag)
         return await self._storage.remove(_folder(_revision(repository, digest)))
 
@@ -69,12 +72,12 @@ class LayoutMetadata:
         kept = self._tag_lists.get(repository)
         if kept is not None and kept[0] == version:
             return kept[1]
-        names = sorted(filter(is_tag, await self._storage.names(folder)))
-        tags = [tag for tag in names if await self._storage.exists(_tag_current(repository, tag))]
+        names, settled = await self._storage.folders(folder, having="current/link")
+        tags = sorted(filter(is_tag, names))
         if not tags and not await self._storage.exists(_manifests(repository)):
             return None
         # A folder whose tag is still being written would change no more when its link comes, so it isn't kept.
-        if version is not None and len(tags) == len(names):
+        if version is not None and settled:
             self._tag_lists[repository] = (version, tags)
             if len(self._tag_lists) > KEPT_TAG_LISTS:
                 self._tag_lists.popitem(last=False)
@@ -89,7 +92,8 @@ class LayoutMetadata:
             for name in await self._storage.names(folder)
             if (digest := _parse(f"{algorithm}:{name}")) is not None
         ]
-        return (None if None in versions else tuple(versions)), digests
+        # Where folders have no version, the digests are one: what they name never changes.
+        return (frozenset(digests) if None in versions else tuple(versions)), digests
 
     async def repositories(self) -> Sequence[str]:
         return [name for name in await self._storage.walk("repositories", until="_manifests") if is_repository(name)]

@@ -1,5 +1,7 @@
 """Blobs of a repository: finding one, forgetting one."""
 
+from collections.abc import AsyncGenerator
+
 from registry_server.metadata.contract import Metadata
 from registry_server.reference import Digest
 from registry_server.registry.errors import BlobUnknown
@@ -25,6 +27,14 @@ class Blobs:
         if blob is None:
             raise BlobUnknown(detail={"digest": str(digest)})
         return blob
+
+    async def url(self, blob: StoredBlob) -> str | None:
+        """Where a client may read it for some minutes, if that is not here."""
+        return await self._storage.blob_url(blob)
+
+    def read(self, blob: StoredBlob, start: int, end: int) -> AsyncGenerator[bytes]:
+        """Part of a blob that lies in no file, `end` exclusive."""
+        return self._storage.read_range(blob, start, end)
 
     async def delete(self, repository: str, digest: Digest) -> None:
         """Take a blob from the repository; its content stays until garbage is collected. Raises BlobUnknown."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 from registry_server.metadata.contract import Metadata
+from registry_server.parallel import in_parallel
 from registry_server.reference import CANONICAL, Digest
 from registry_server.registry.errors import DigestInvalid, ManifestBlobUnknown, ManifestUnknown
 from registry_server.registry.manifest import Manifest
@@ -76,10 +77,13 @@ class Manifests:
     async def _check_references(self, repository: str, manifest: Manifest) -> None:
         missing: list[str] = []
         if self._sparse != "all":
-            missing += [str(blob) for blob in manifest.blobs if not await self._has_blob(repository, blob)]
+            found = await in_parallel(lambda blob: self._has_blob(repository, blob), manifest.blobs)
+            missing += [str(blob) for blob, has in zip(manifest.blobs, found, strict=True) if not has]
         if self._sparse == "none":
-            linked = self._metadata.linked_manifest
-            missing += [str(child) for child in manifest.manifests if await linked(repository, child) is None]
+            links = await in_parallel(
+                lambda child: self._metadata.linked_manifest(repository, child), manifest.manifests
+            )
+            missing += [str(child) for child, link in zip(manifest.manifests, links, strict=True) if link is None]
         if missing:
             raise ManifestBlobUnknown(detail=[{"digest": digest} for digest in missing])
 

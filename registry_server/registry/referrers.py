@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from registry_server.metadata.contract import Metadata
+from registry_server.parallel import in_parallel
 from registry_server.reference import Digest
 from registry_server.registry.errors import ManifestUnknown
 from registry_server.registry.manifest import Manifest
@@ -17,6 +18,7 @@ from registry_server.registry.manifests import Manifests
 KEPT_REPOSITORIES: Final = 256
 
 _Index = dict[Digest, list[dict[str, Any]]]
+_Entries = dict[Digest, tuple[Digest, dict[str, Any]] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,8 @@ class _Derived:
 
     version: object
     index: _Index
+    entries: _Entries
+    """Of each manifest its subject and its descriptor, None without a subject."""
     unreadable: tuple[Digest, ...]
     """Manifests that a crash or a damaged disk left without content. Pushed again, they don't change the version."""
 
@@ -50,23 +54,25 @@ class Referrers:
         if kept is not None and kept.version == version and not await self._any_readable(repository, kept.unreadable):
             self._kept.move_to_end(repository)
             return kept.index
-        derived = await self._derive(repository, version, digests)
+        derived = await self._derive(repository, version, digests, {} if kept is None else kept.entries)
         if version is not None:
             self._kept[repository] = derived
             if len(self._kept) > KEPT_REPOSITORIES:
                 self._kept.popitem(last=False)
         return derived.index
 
-    async def _derive(self, repository: str, version: object, digests: list[Digest]) -> _Derived:
+    async def _derive(self, repository: str, version: object, digests: list[Digest], known: _Entries) -> _Derived:
+        """Reads the manifests that are not among those known."""
+        digests = sorted(digests)
+        new = [digest for digest in digests if digest not in known]
+        manifests = dict(zip(new, await in_parallel(lambda digest: self._read(repository, digest), new), strict=True))
+        unreadable = tuple(digest for digest, manifest in manifests.items() if manifest is None)
+        known = known | {digest: _entry(digest, manifest) for digest, manifest in manifests.items() if manifest}
+        entries = {digest: known[digest] for digest in digests if digest in known}
         index: _Index = {}
-        unreadable: list[Digest] = []
-        for digest in sorted(digests):
-            manifest = await self._read(repository, digest)
-            if manifest is None:
-                unreadable.append(digest)
-            elif manifest.subject is not None:
-                index.setdefault(manifest.subject, []).append(manifest.descriptor(digest))
-        return _Derived(version, index, tuple(unreadable))
+        for subject, descriptor in filter(None, entries.values()):
+            index.setdefault(subject, []).append(descriptor)
+        return _Derived(version, index, entries, unreadable)
 
     async def _any_readable(self, repository: str, digests: tuple[Digest, ...]) -> bool:
         for digest in digests:
@@ -79,3 +85,7 @@ class Referrers:
             return await self._manifests.by_digest(repository, digest)
         except ManifestUnknown:
             return None
+
+
+def _entry(digest: Digest, manifest: Manifest) -> tuple[Digest, dict[str, Any]] | None:
+    return None if manifest.subject is None else (manifest.subject, manifest.descriptor(digest))

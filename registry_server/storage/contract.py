@@ -5,7 +5,7 @@ Paths below are relative to distribution's root, `<rootdirectory>/docker/registr
 power failure, unless its docstring says otherwise.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -21,6 +21,10 @@ class StorageFull(StorageError):
     """There is no space left."""
 
 
+class StorageRefused(StorageError):
+    """The storage does not let us do it, now or later: a person has to change something."""
+
+
 class UploadBusy(Exception):
     """Another request is writing to the same upload."""
 
@@ -33,10 +37,12 @@ class UploadGone(Exception):
 class StoredBlob:
     """Content as it lies in storage, complete and verified."""
 
+    digest: Digest
+    """The canonical one."""
     size: int
     """Bytes."""
-    path: str
-    """The file that holds it, absolute."""
+    path: str | None = None
+    """The file that holds it, absolute; None where content is not in files, see `Storage.blob_url` and `read_range`."""
 
 
 class Upload(Protocol):
@@ -47,12 +53,15 @@ class Upload(Protocol):
         """Bytes received so far."""
 
     def lock(self) -> None:
-        """Keep other requests out, in this process and in others, until `close`. Raises UploadBusy, UploadGone."""
+        """Keep other requests out until `close`. Raises UploadBusy, UploadGone.
+
+        Where that can't be done across processes, `append` raises them of those but the first that come to their end.
+        """
 
     async def append(self, body: AsyncIterator[bytes]) -> int:
         """Add what `body` yields; returns the bytes added. What arrived before `body` broke is kept, not yet durable.
 
-        Raises StorageError.
+        Raises StorageError, and perhaps UploadBusy and UploadGone.
         """
 
     async def digest(self, algorithm: str) -> Digest:
@@ -76,6 +85,12 @@ class Storage(Protocol):
 
     async def read_blob(self, digest: Digest) -> bytes | None:
         """The whole content of a small blob: a manifest."""
+
+    async def blob_url(self, blob: StoredBlob) -> str | None:
+        """Where clients may read a blob for some minutes without asking us; None where they shall get it from us."""
+
+    def read_range(self, blob: StoredBlob, start: int, end: int) -> AsyncGenerator[bytes]:
+        """Part of a blob that lies in no file, `end` exclusive. Raises StorageError on the way."""
 
     async def write_blob(self, digest: Digest, content: bytes) -> None:
         """Store a small blob whose digest the caller has computed."""
@@ -110,6 +125,9 @@ class Storage(Protocol):
     async def names(self, path: str) -> list[str]:
         """The names in a folder, in no order; none where there is no folder."""
 
+    async def folders(self, path: str, *, having: str) -> tuple[list[str], bool]:
+        """The names of the folders in `path` that have the file `having`, and whether those are all that is in it."""
+
     async def walk(self, path: str, *, until: str) -> list[str]:
         """The folders below `path` that have an entry named `until`, relative to it and sorted.
 
@@ -120,4 +138,4 @@ class Storage(Protocol):
         """Remove a folder with all that is in it; False where there was none."""
 
     async def check(self) -> None:
-        """Write, read back and remove a small file. Raises StorageError."""
+        """Find out whether content can be written and read. Raises StorageError."""

@@ -13,7 +13,7 @@ import shutil
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -57,12 +57,24 @@ class FilesystemStorage:
     async def blob(self, digest: Digest) -> StoredBlob | None:
         path = self._blob_path(digest)
         try:
-            return StoredBlob(os.stat(path).st_size, path)
+            return StoredBlob(digest, os.stat(path).st_size, path)
         except FileNotFoundError:
             return None
 
     async def read_blob(self, digest: Digest) -> bytes | None:
         return _read(self._blob_path(digest))
+
+    async def blob_url(self, blob: StoredBlob) -> str | None:
+        return None
+
+    async def read_range(self, blob: StoredBlob, start: int, end: int) -> AsyncGenerator[bytes]:
+        descriptor = os.open(self._blob_path(blob.digest), os.O_RDONLY)
+        try:
+            while start < end and (piece := await self._in_thread("read", os.pread, descriptor, COALESCE, start)):
+                yield piece[: end - start]
+                start += len(piece)
+        finally:
+            os.close(descriptor)
 
     async def write_blob(self, digest: Digest, content: bytes) -> None:
         await self._in_thread("write_blob", durable.write_file, self._blob_path(digest), content)
@@ -125,6 +137,11 @@ class FilesystemStorage:
             return os.listdir(f"{self.root}/{path}")
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+    async def folders(self, path: str, *, having: str) -> tuple[list[str], bool]:
+        names = await self.names(path)
+        found = [name for name in names if os.path.exists(f"{self.root}/{path}/{name}/{having}")]
+        return found, len(found) == len(names)
 
     async def walk(self, path: str, *, until: str) -> list[str]:
         return await self._in_thread("walk", lambda: sorted(_folders_with(f"{self.root}/{path}", until)))

@@ -58,9 +58,13 @@ class LiveRegistry:
         self._running = ExitStack()
         if users:
             self.write_users(users)
-        self._settings = _merge(self._defaults(logins=bool(users)), settings)
-        self.data = Path(self._settings["storage"]["filesystem"]["rootdirectory"])
-        self.root = self.data / "docker/registry/v2"
+        defaults = self._defaults(logins=bool(users))
+        if settings.get("storage", {}).keys() & {"s3", "gcs", "azure"}:
+            del defaults["storage"]["filesystem"]
+        self._settings = _merge(defaults, settings)
+        if filesystem := self._settings["storage"].get("filesystem"):
+            self.data = Path(filesystem["rootdirectory"])
+            self.root = self.data / "docker/registry/v2"
         self.config = folder / "config.yml"
         self.config.write_text(json.dumps(self._settings))
 

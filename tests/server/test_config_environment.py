@@ -99,9 +99,9 @@ def test_a_password_of_digits_stays_what_it_is(config_file: Path) -> None:
             "auth.token: is a setting of distribution's that Regatta does not implement",
         ),
         (
-            "REGISTRY_STORAGE_S3_BUCKET",
+            "REGISTRY_STORAGE_INMEMORY_X",
             "x",
-            "storage.s3: is a setting of distribution's that Regatta does not implement",
+            "storage.inmemory: is a setting of distribution's that Regatta does not implement",
         ),
         ("REGISTRY_ACCESS_POLICIES_7", "x", "access.policies is a list of 1; number its elements from 0 to 1"),
         ("REGISTRY_HTTP_SECRET", "{x", "is not valid YAML: did not find expected"),

@@ -259,7 +259,7 @@ class TestFaults:
         [
             ("", "1: storage: is missing; add storage: {filesystem:"),
             ("- a\n", "1: must be a map of settings that starts with version: 0.1"),
-            ("version: 0.1\nstorage: {}\n", "2: storage.filesystem: is missing"),
+            ("version: 0.1\nstorage: {}\n", "2: storage: has no driver; add filesystem: "),
             ("version: 0.2\nstorage: filesystem\n", "1: version: must be 0.1"),
             ("storage: filesystem\n", "1: version: is missing; add version: 0.1 as the first line"),
             ("a: b: c\n", "1: is not valid YAML: mapping values are not allowed"),

@@ -1,0 +1,183 @@
+"""From the configuration of an object store to obstore's clients of it."""
+
+import ipaddress
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from obstore.store import AzureStore, GCSStore, S3Store
+
+from registry_server.config import GCS, S3, Azure, Storage
+from registry_server.storage.objectstore.bucket import Clients
+
+CONNECTED_WITHIN: Final = timedelta(seconds=3)
+ANSWERED_WITHIN: Final = timedelta(seconds=10)
+"""For small requests."""
+TRANSFERRED_WITHIN: Final = timedelta(days=1)
+"""For content: what binds is `STALLED`."""
+STALLED: Final = timedelta(seconds=60)
+"""How long the store may be silent in the middle of a transfer."""
+RETRIES: Final = 4
+RETRIED_FOR: Final = timedelta(seconds=10)
+"""A client waits meanwhile, so not for long; content is given more time."""
+CONTENT_RETRIED_FOR: Final = timedelta(minutes=2)
+BACKOFF: Final = {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 2}
+
+
+def connect(storage: Storage) -> Clients:
+    """The clients of the object store that is configured. Makes no request."""
+    redirect = not storage.redirect.disable
+    if storage.s3 is not None:
+        return _s3(storage.s3, redirect=redirect)
+    if storage.gcs is not None:
+        return _gcs(storage.gcs, redirect=redirect)
+    assert storage.azure is not None  # noqa: S101  (the configuration has exactly one driver)
+    return _azure(storage.azure, redirect=redirect)
+
+
+def _s3(settings: S3, *, redirect: bool) -> Clients:
+    config: dict[str, Any] = {"region": settings.region}
+    if settings.accesskey.get_secret_value():
+        config["access_key_id"] = settings.accesskey.get_secret_value()
+        config["secret_access_key"] = settings.secretkey.get_secret_value()
+        if settings.sessiontoken.get_secret_value():
+            config["session_token"] = settings.sessiontoken.get_secret_value()
+    if settings.encrypt:
+        config["server_side_encryption"] = "aws:kms" if settings.keyid else "AES256"
+        if settings.keyid:
+            config["sse_kms_key_id"] = settings.keyid
+    plain = settings.storageclass in ("NONE", "STANDARD")
+
+    def client(endpoint: str, options: dict[str, Any]) -> S3Store:
+        where = _s3_address(settings, endpoint)
+        return S3Store(settings.bucket, config={**config, **where}, **_patient(options, insecure=settings.skipverify))
+
+    return Clients(
+        quick=client(settings.regionendpoint, _QUICK),
+        bulk=client(settings.regionendpoint, _BULK),
+        signing=client(settings.redirectendpoint or settings.regionendpoint, _QUICK) if redirect else None,
+        chunk=settings.chunksize,
+        name=f"S3 bucket {settings.bucket}",
+        attributes={} if plain else {"Storage-Class": settings.storageclass},
+        # A copy is of the standard class, whatever its source is.
+        copies=plain,
+    )
+
+
+def _s3_address(settings: S3, endpoint: str) -> dict[str, Any]:
+    """By the bucket's own name where names work, as AWS wants; else by a path of the endpoint."""
+    if not endpoint:
+        # A dot in the name would not match AWS's certificate.
+        own_name = not settings.forcepathstyle and "." not in settings.bucket
+        return {"virtual_hosted_style_request": own_name}
+    if "://" not in endpoint:
+        endpoint = f"{'https' if settings.secure else 'http'}://{endpoint}"
+    parts = urlsplit(endpoint)
+    if settings.forcepathstyle or _is_address(parts.hostname or "") or "." not in (parts.hostname or ""):
+        return {"endpoint": endpoint.rstrip("/"), "virtual_hosted_style_request": False}
+    own = parts._replace(netloc=f"{settings.bucket}.{parts.netloc}")
+    return {"endpoint": own.geturl().rstrip("/"), "virtual_hosted_style_request": True}
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _gcs(settings: GCS, *, redirect: bool) -> Clients:
+    config: dict[str, Any] = {}
+    if settings.keyfile is not None:
+        config["service_account"] = str(settings.keyfile)
+    elif settings.credentials is not None:
+        config["service_account_key"] = settings.credentials.get_secret_value()
+    emulator = os.environ.get("STORAGE_EMULATOR_HOST", "")
+    if emulator:
+        config["base_url"] = emulator if "://" in emulator else f"http://{emulator}"
+        config["skip_signature"] = True
+
+    def client(options: dict[str, Any]) -> GCSStore:
+        return GCSStore(settings.bucket, config=config, **_patient(options))
+
+    return Clients(
+        quick=client(_QUICK),
+        bulk=client(_BULK),
+        signing=client(_QUICK) if redirect and not emulator else None,
+        chunk=settings.chunksize,
+        name=f"GCS bucket {settings.bucket}",
+        attributes={},
+    )
+
+
+def _azure(settings: Azure, *, redirect: bool) -> Clients:
+    config: dict[str, Any] = {"account_name": settings.accountname, "container_name": settings.container}
+    config["endpoint"] = settings.serviceurl or f"https://{settings.accountname}.blob.{settings.realm}"
+    config |= _azure_credentials(settings)
+
+    def client(options: dict[str, Any]) -> AzureStore:
+        return AzureStore(config=config, **_patient(options, insecure=settings.skipverify))
+
+    return Clients(
+        quick=client(_QUICK),
+        bulk=client(_BULK),
+        # A shared access signature can't sign others.
+        signing=client(_QUICK) if redirect and "sas_key" not in config else None,
+        chunk=settings.chunksize,
+        name=f"Azure container {settings.container}",
+        attributes={},
+    )
+
+
+def _azure_credentials(settings: Azure) -> dict[str, Any]:
+    if settings.connectionstring.get_secret_value():
+        return _azure_connection(settings.connectionstring.get_secret_value())
+    if settings.sastoken.get_secret_value():
+        return {"sas_key": settings.sastoken.get_secret_value().removeprefix("?")}
+    if settings.credentials is not None and settings.credentials.type == "client_secret":
+        return {
+            "client_id": settings.credentials.clientid,
+            "tenant_id": settings.credentials.tenantid,
+            "client_secret": settings.credentials.secret.get_secret_value(),
+        }
+    if settings.accountkey.get_secret_value():
+        return {"account_key": settings.accountkey.get_secret_value()}
+    return {}
+
+
+def _azure_connection(text: str) -> dict[str, Any]:
+    """`DefaultEndpointsProtocol=https;AccountName=…;AccountKey=…;EndpointSuffix=…` or with a BlobEndpoint and a SAS."""
+    parts = dict(part.split("=", 1) for part in text.split(";") if "=" in part)
+    names = {
+        "AccountName": "account_name",
+        "AccountKey": "account_key",
+        "SharedAccessSignature": "sas_key",
+        "BlobEndpoint": "endpoint",
+    }
+    return {ours: parts[theirs] for theirs, ours in names.items() if theirs in parts}
+
+
+_QUICK: Final[dict[str, Any]] = {
+    "client_options": {"timeout": ANSWERED_WITHIN},
+    "retry_config": {"max_retries": RETRIES, "retry_timeout": RETRIED_FOR},
+}
+_BULK: Final[dict[str, Any]] = {
+    "client_options": {"timeout": TRANSFERRED_WITHIN, "read_timeout": STALLED},
+    "retry_config": {"max_retries": RETRIES, "retry_timeout": CONTENT_RETRIED_FOR},
+}
+
+
+def _patient(options: dict[str, Any], *, insecure: bool = False) -> dict[str, Any]:
+    """Timeouts and retries; whom to trust."""
+    trust: dict[str, Any] = {"allow_http": True, "connect_timeout": CONNECTED_WITHIN}
+    if insecure:
+        trust["allow_invalid_certificates"] = True
+    elif file := os.environ.get("SSL_CERT_FILE"):
+        trust["root_certificate"] = Path(file).read_bytes()
+    return {
+        "client_options": {**trust, **options["client_options"]},
+        "retry_config": {**options["retry_config"], "backoff": BACKOFF},
+    }

@@ -1,0 +1,138 @@
+"""Real servers of the three protocols, each with a bucket, as long as a block."""
+
+import base64
+import hashlib
+import hmac
+import itertools
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.fixtures.processes import free_port, server
+from tests.fixtures.tools import Need
+
+KEY, SECRET = "test", "secret of the tests"
+AZURE_ACCOUNT = "devstoreaccount1"
+AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="  # azurite's own
+
+
+@dataclass
+class Store:
+    """A running server, which can be stopped and started again with its data."""
+
+    kind: str
+    folder: Path
+    command: list[str | Path]
+    port: int
+    settings: dict[str, Any]
+    """Of the driver, in the words of a configuration file."""
+    environ: dict[str, str] = field(default_factory=dict)
+    """Of registries that use it."""
+    _running: ExitStack = field(default_factory=ExitStack)
+    _starts: "itertools.count[int]" = field(default_factory=itertools.count)
+
+    def start(self) -> None:
+        running = self._running.enter_context(server(*self.command, log=self.folder / f"log-{next(self._starts)}"))
+        running.await_port("127.0.0.1", self.port)
+
+    def stop(self) -> None:
+        self._running.close()
+
+    def storage(self, root: str = "", **more: Any) -> dict[str, Any]:
+        """The `storage` block of a registry that keeps its content below `root`."""
+        return {self.kind: {**self.settings, "rootdirectory": root}, "delete": {"enabled": True}, **more}
+
+    def files(self, root: str = "") -> Path:
+        """Where an S3 server keeps the objects of a registry as files."""
+        assert self.kind == "s3"
+        return self.folder / "data/registry" / root.strip("/") / "docker/registry/v2"
+
+
+@contextmanager
+def store(kind: str, need: Need, folder: Path) -> Iterator[Store]:
+    """An S3, GCS or Azure server on a free port, with an empty bucket."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = {"s3": _versitygw, "gcs": _fake_gcs, "azure": _azurite}[kind](need, folder)
+    made.start()
+    try:
+        if kind == "azure":
+            _make_container(made)
+        yield made
+    finally:
+        made.stop()
+
+
+def _versitygw(need: Need, folder: Path) -> Store:
+    port = free_port()
+    (folder / "data/registry").mkdir(parents=True)
+    credentials = [f"ROOT_ACCESS_KEY={KEY}", f"ROOT_SECRET_KEY={SECRET}"]
+    command = ["env", *credentials, need("versitygw"), "--port", f"127.0.0.1:{port}", "--region", "us-east-1"]
+    settings = {
+        "bucket": "registry",
+        "region": "us-east-1",
+        "regionendpoint": f"http://127.0.0.1:{port}",
+        "accesskey": KEY,
+        "secretkey": SECRET,
+        "forcepathstyle": True,
+        "secure": False,
+    }
+    return Store("s3", folder, [*command, "posix", folder / "data"], port, settings)
+
+
+def _fake_gcs(need: Need, folder: Path) -> Store:
+    port = free_port()
+    (folder / "data/registry").mkdir(parents=True)
+    url = f"127.0.0.1:{port}"
+    options = ["-scheme=http", f"-port={port}", "-host=127.0.0.1", f"-public-host={url}", f"-external-url=http://{url}"]
+    place = ["-backend=filesystem", f"-filesystem-root={folder / 'data'}"]
+    command = [need("fake-gcs-server"), *options, *place]
+    return Store("gcs", folder, command, port, {"bucket": "registry"}, {"STORAGE_EMULATOR_HOST": url})
+
+
+def _azurite(need: Need, folder: Path) -> Store:
+    port = free_port()
+    options = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", folder / "data", "--silent"]
+    command = [need("azurite-blob"), *options, "--skipApiVersionCheck", "--disableTelemetry"]
+    settings = {
+        "accountname": AZURE_ACCOUNT,
+        "accountkey": AZURE_KEY,
+        "container": "registry",
+        "serviceurl": f"http://127.0.0.1:{port}/{AZURE_ACCOUNT}",
+    }
+    return Store("azure", folder, command, port, settings)
+
+
+def _make_container(made: Store) -> None:
+    """Azure's "Create Container", by a shared key (version 2021-12-02)."""
+    date = datetime.now(UTC).strftime("%a, %d %b %Y %H:%M:%S GMT")
+    resource = f"/{AZURE_ACCOUNT}/{AZURE_ACCOUNT}/registry\nrestype:container"
+    text = f"PUT\n\n\n\n\n\n\n\n\n\n\n\nx-ms-date:{date}\nx-ms-version:2021-12-02\n{resource}"
+    signature = base64.b64encode(hmac.digest(base64.b64decode(AZURE_KEY), text.encode(), hashlib.sha256)).decode()
+    headers = {
+        "x-ms-date": date,
+        "x-ms-version": "2021-12-02",
+        "authorization": f"SharedKey {AZURE_ACCOUNT}:{signature}",
+    }
+    url = f"{made.settings['serviceurl']}/registry?restype=container"
+    response = httpx.put(url, headers=headers)
+    assert response.status_code == 201, response.text
+
+
+def distribution_config(made: Store, root: str, address: str) -> str:
+    """A configuration of distribution's for the same content."""
+    settings = dict(made.settings)
+    if made.kind == "s3":
+        settings["regionendpoint"] = settings["regionendpoint"]
+    storage = {
+        made.kind: {**settings, "rootdirectory": root},
+        "delete": {"enabled": True},
+        "redirect": {"disable": True},
+        "maintenance": {"uploadpurging": {"enabled": False}},
+    }
+    return json.dumps({"version": 0.1, "storage": storage, "http": {"addr": address}})
