@@ -1,6 +1,7 @@
 """From the configuration of an object store to obstore's clients of it."""
 
 import ipaddress
+import json
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -97,8 +98,9 @@ def _gcs(settings: GCS, *, redirect: bool) -> Clients:
         config["service_account_key"] = settings.credentials.get_secret_value()
     emulator = os.environ.get("STORAGE_EMULATOR_HOST", "")
     if emulator:
-        config["base_url"] = emulator if "://" in emulator else f"http://{emulator}"
-        config["skip_signature"] = True
+        url = emulator if "://" in emulator else f"http://{emulator}"
+        no_login = {"disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
+        config = {"service_account_key": json.dumps({"gcs_base_url": url, **no_login})}
 
     def client(options: dict[str, Any]) -> GCSStore:
         return GCSStore(settings.bucket, config=config, **_patient(options))
