@@ -34,6 +34,8 @@ class Store:
     """Of the driver, in the words of a configuration file."""
     environ: dict[str, str] = field(default_factory=dict)
     """Of registries that use it."""
+    peer_environ: dict[str, str] = field(default_factory=dict)
+    """Of distribution, where that differs."""
     _running: ExitStack = field(default_factory=ExitStack)
     _starts: "itertools.count[int]" = field(default_factory=itertools.count)
 
@@ -102,6 +104,7 @@ def _azurite(need: Need, folder: Path) -> Store:
     settings = {
         "accountname": AZURE_ACCOUNT,
         "accountkey": AZURE_KEY,
+        "credentials": {"type": "shared_key"},
         "container": "registry",
         "serviceurl": f"http://127.0.0.1:{port}/{AZURE_ACCOUNT}",
     }
@@ -126,11 +129,8 @@ def _make_container(made: Store) -> None:
 
 def distribution_config(made: Store, root: str, address: str) -> str:
     """A configuration of distribution's for the same content."""
-    settings = dict(made.settings)
-    if made.kind == "s3":
-        settings["regionendpoint"] = settings["regionendpoint"]
     storage = {
-        made.kind: {**settings, "rootdirectory": root},
+        made.kind: {**made.settings, "rootdirectory": root},
         "delete": {"enabled": True},
         "redirect": {"disable": True},
         "maintenance": {"uploadpurging": {"enabled": False}},
