@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import itertools
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -18,8 +19,17 @@ from tests.fixtures.processes import free_port, server
 from tests.fixtures.tools import Need
 
 KEY, SECRET = "test", "secret of the tests"
+GCS_XML = Path(__file__).with_name("gcs_xml.py")
 AZURE_ACCOUNT = "devstoreaccount1"
 AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="  # azurite's own
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program and the port it listens on."""
+
+    command: list[str | Path]
+    port: int
 
 
 @dataclass
@@ -28,8 +38,7 @@ class Store:
 
     kind: str
     folder: Path
-    command: list[str | Path]
-    port: int
+    programs: list[Program]
     settings: dict[str, Any]
     """Of the driver, in the words of a configuration file."""
     environ: dict[str, str] = field(default_factory=dict)
@@ -40,8 +49,9 @@ class Store:
     _starts: "itertools.count[int]" = field(default_factory=itertools.count)
 
     def start(self) -> None:
-        running = self._running.enter_context(server(*self.command, log=self.folder / f"log-{next(self._starts)}"))
-        running.await_port("127.0.0.1", self.port)
+        for program in self.programs:
+            log = self.folder / f"log-{next(self._starts)}"
+            self._running.enter_context(server(*program.command, log=log)).await_port("127.0.0.1", program.port)
 
     def stop(self) -> None:
         self._running.close()
@@ -84,17 +94,25 @@ def _versitygw(need: Need, folder: Path) -> Store:
         "forcepathstyle": True,
         "secure": False,
     }
-    return Store("s3", folder, [*command, "posix", folder / "data"], port, settings)
+    return Store("s3", folder, [Program([*command, "posix", folder / "data"], port)], settings)
 
 
 def _fake_gcs(need: Need, folder: Path) -> Store:
-    port = free_port()
+    """With the XML API before it; distribution uses the JSON API alone, at the server itself."""
+    port, behind = free_port(), free_port()
     (folder / "data/registry").mkdir(parents=True)
-    url = f"127.0.0.1:{port}"
-    options = ["-scheme=http", f"-port={port}", "-host=127.0.0.1", f"-public-host={url}", f"-external-url=http://{url}"]
-    place = ["-backend=filesystem", f"-filesystem-root={folder / 'data'}"]
-    command = [need("fake-gcs-server"), *options, *place]
-    return Store("gcs", folder, command, port, {"bucket": "registry"}, {"STORAGE_EMULATOR_HOST": url})
+    url = f"127.0.0.1:{behind}"
+    options = ["-scheme=http", f"-port={behind}", "-host=127.0.0.1", f"-public-host={url}"]
+    place = [f"-external-url=http://{url}", "-backend=filesystem", f"-filesystem-root={folder / 'data'}"]
+    gateway = Program([sys.executable, GCS_XML, str(port), f"http://{url}"], port)
+    return Store(
+        "gcs",
+        folder,
+        [Program([need("fake-gcs-server"), *options, *place], behind), gateway],
+        {"bucket": "registry"},
+        {"STORAGE_EMULATOR_HOST": f"127.0.0.1:{port}"},
+        {"STORAGE_EMULATOR_HOST": url},
+    )
 
 
 def _azurite(need: Need, folder: Path) -> Store:
@@ -108,7 +126,7 @@ def _azurite(need: Need, folder: Path) -> Store:
         "container": "registry",
         "serviceurl": f"http://127.0.0.1:{port}/{AZURE_ACCOUNT}",
     }
-    return Store("azure", folder, command, port, settings)
+    return Store("azure", folder, [Program(command, port)], settings)
 
 
 def _make_container(made: Store) -> None:
