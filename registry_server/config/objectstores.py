@@ -174,6 +174,14 @@ def _url(url: str) -> str:
     return url
 
 
+def _no_slash(value: bool) -> bool:
+    if not value:
+        raise ValueError(
+            "keys that begin with / are not read, as in distribution 3; copy them to names without it, and remove it"
+        )
+    return value
+
+
 class Azure(_ObjectStore):
     """The azure driver. Without a key or a signature the credentials are the workload's or the managed identity's.
 
@@ -189,7 +197,7 @@ class Azure(_ObjectStore):
     realm: Text = "core.windows.net"
     serviceurl: Annotated[Text, AfterValidator(_url)] = ""
     skipverify: Bool = False
-    trimlegacyrootprefix: Bool = True
+    trimlegacyrootprefix: Annotated[Bool, AfterValidator(_no_slash)] = True
 
     @model_validator(mode="after")
     def _one_credential(self) -> Self:

@@ -14,10 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.fixtures.processes import free_port, server
 from tests.fixtures.tools import Need
 
+STARTED_WITHIN = 150
+"""Seconds; Node.js takes many on a busy machine."""
 KEY, SECRET = "test", "secret of the tests"
 GCS_XML = Path(__file__).with_name("gcs_xml.py")
 AZURE_ACCOUNT = "devstoreaccount1"
@@ -45,13 +49,16 @@ class Store:
     """Of registries that use it."""
     peer_environ: dict[str, str] = field(default_factory=dict)
     """Of distribution, where that differs."""
+    peer_settings: dict[str, Any] = field(default_factory=dict)
+    """Of distribution's driver, beside `settings`."""
     _running: ExitStack = field(default_factory=ExitStack)
     _starts: "itertools.count[int]" = field(default_factory=itertools.count)
 
     def start(self) -> None:
         for program in self.programs:
             log = self.folder / f"log-{next(self._starts)}"
-            self._running.enter_context(server(*program.command, log=log)).await_port("127.0.0.1", program.port)
+            running = self._running.enter_context(server(*program.command, log=log))
+            running.await_port("127.0.0.1", program.port, timeout=STARTED_WITHIN)
 
     def stop(self) -> None:
         self._running.close()
@@ -112,7 +119,23 @@ def _fake_gcs(need: Need, folder: Path) -> Store:
         {"bucket": "registry"},
         {"STORAGE_EMULATOR_HOST": f"127.0.0.1:{port}"},
         {"STORAGE_EMULATOR_HOST": url},
+        {"keyfile": str(_service_account(folder))},
     )
+
+
+def _service_account(folder: Path) -> Path:
+    """A key that no server asks for; distribution wants one."""
+    key = rsa.generate_private_key(65537, 2048)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    account = {
+        "type": "service_account",
+        "client_email": "tests@example.com",
+        "private_key": pem,
+        "private_key_id": "1",
+    }
+    path = folder / "account.json"
+    path.write_text(json.dumps({**account, "token_uri": "http://127.0.0.1:9/token"}))
+    return path
 
 
 def _azurite(need: Need, folder: Path) -> Store:
@@ -148,7 +171,7 @@ def _make_container(made: Store) -> None:
 def distribution_config(made: Store, root: str, address: str) -> str:
     """A configuration of distribution's for the same content."""
     storage = {
-        made.kind: {**made.settings, "rootdirectory": root},
+        made.kind: {**made.settings, **made.peer_settings, "rootdirectory": root},
         "delete": {"enabled": True},
         "redirect": {"disable": True},
         "maintenance": {"uploadpurging": {"enabled": False}},

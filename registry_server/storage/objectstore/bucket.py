@@ -1,14 +1,15 @@
 """A bucket: bytes under keys, with faults told in the contract's terms.
 
-Two clients of obstore's speak to it: one for requests that are answered soon or not at all, one for content, whose
-transfer takes as long as it takes. Both try again what failed for no lasting reason.
+Several clients of obstore's speak to it, which differ in their patience: for requests that are answered soon or not at
+all, for content, whose transfer takes as long as it takes, and for copies. All try again what failed for no lasting
+reason.
 """
 
 import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -55,6 +56,8 @@ class Clients:
     """For small requests."""
     bulk: Any
     """For content."""
+    copying: Any
+    """For copies that the store makes."""
     signing: Any | None
     """For addresses that clients are sent to; None where they get everything from us."""
     chunk: int
@@ -65,6 +68,10 @@ class Clients:
     """Of every object written, such as its storage class."""
     copies: bool = True
     """Whether a copy made by the store is like an object written."""
+    copied: Callable[[str], Awaitable[None]] | None = None
+    """Waits for a copy to be complete, where a store says that it is before it is."""
+    accepts: Callable[[], Awaitable[None]] | None = None
+    """Raises StorageRefused for content that can't be served."""
 
 
 class Entry(NamedTuple):
@@ -165,10 +172,18 @@ class Bucket:
         """Let the store copy an object; False where there is no `source`."""
         with self._asking("copy"):
             try:
-                await obstore.copy_async(self._clients.bulk, self._root + source, self._root + target)
+                await obstore.copy_async(self._clients.copying, self._root + source, self._root + target)
             except FileNotFoundError:
                 return False
+            if self._clients.copied is not None:
+                await self._clients.copied(self._root + target)
             return True
+
+    async def accept(self) -> None:
+        """Raises StorageRefused for content of a form that can't be served."""
+        if self._clients.accepts is not None:
+            with self._asking("list"):
+                await self._clients.accepts()
 
     async def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes]:
         """Part of an object, as fast as it is taken. Raises StorageError."""

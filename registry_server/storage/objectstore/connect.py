@@ -5,12 +5,13 @@ import json
 import os
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from registry_server.config import GCS, S3, Azure, Storage
+from registry_server.storage.objectstore import azure
 from registry_server.storage.objectstore.bucket import Clients
 
 CONNECTED_WITHIN: Final = timedelta(seconds=3)
@@ -18,8 +19,10 @@ ANSWERED_WITHIN: Final = timedelta(seconds=10)
 """For small requests."""
 TRANSFERRED_WITHIN: Final = timedelta(days=1)
 """For content: what binds is `STALLED`."""
-STALLED: Final = timedelta(seconds=60)
-"""How long the store may be silent in the middle of a transfer."""
+STALLED: Final = timedelta(minutes=2)
+"""How long the store may be silent in the middle of a transfer, or while it puts parts together."""
+COPIED_WITHIN: Final = timedelta(minutes=15)
+"""For a copy of up to 4 GiB that the store makes by itself, silent until it is done."""
 RETRIES: Final = 4
 RETRIED_FOR: Final = timedelta(seconds=10)
 """A client waits meanwhile, so not for long; content is given more time."""
@@ -53,11 +56,14 @@ def _s3(settings: S3, *, redirect: bool) -> Clients:
 
     def client(endpoint: str, options: dict[str, Any]) -> S3Store:
         where = _s3_address(settings, endpoint)
-        return S3Store(settings.bucket, config={**config, **where}, **_patient(options, insecure=settings.skipverify))
+        return S3Store(
+            settings.bucket, config=cast(Any, {**config, **where}), **_patient(options, insecure=settings.skipverify)
+        )
 
     return Clients(
         quick=client(settings.regionendpoint, _QUICK),
         bulk=client(settings.regionendpoint, _BULK),
+        copying=client(settings.regionendpoint, _COPY),
         signing=client(settings.redirectendpoint or settings.regionendpoint, _QUICK) if redirect else None,
         chunk=settings.chunksize,
         name=f"S3 bucket {settings.bucket}",
@@ -103,11 +109,12 @@ def _gcs(settings: GCS, *, redirect: bool) -> Clients:
         config = {"service_account_key": json.dumps({"gcs_base_url": url, **no_login})}
 
     def client(options: dict[str, Any]) -> GCSStore:
-        return GCSStore(settings.bucket, config=config, **_patient(options))
+        return GCSStore(settings.bucket, config=cast(Any, config), **_patient(options))
 
     return Clients(
         quick=client(_QUICK),
         bulk=client(_BULK),
+        copying=client(_COPY),
         signing=client(_QUICK) if redirect and not emulator else None,
         chunk=settings.chunksize,
         name=f"GCS bucket {settings.bucket}",
@@ -116,21 +123,31 @@ def _gcs(settings: GCS, *, redirect: bool) -> Clients:
 
 
 def _azure(settings: Azure, *, redirect: bool) -> Clients:
-    config: dict[str, Any] = {"account_name": settings.accountname, "container_name": settings.container}
-    config["endpoint"] = settings.serviceurl or f"https://{settings.accountname}.blob.{settings.realm}"
-    config |= _azure_credentials(settings)
+    credentials = _azure_credentials(settings)
+    endpoint = (settings.serviceurl or f"https://{settings.accountname}.blob.{settings.realm}").rstrip("/")
+    config = {"account_name": settings.accountname, "endpoint": endpoint, **credentials}
+    endpoint, container = config["endpoint"].rstrip("/"), settings.container
 
-    def client(options: dict[str, Any]) -> AzureStore:
-        return AzureStore(config=config, **_patient(options, insecure=settings.skipverify))
+    def client(options: dict[str, Any], **place: str) -> AzureStore:
+        place = place or {"container_name": container}
+        return AzureStore(config=cast(Any, {**config, **place}), **_patient(options, insecure=settings.skipverify))
 
+    quick = client(_QUICK)
+    reads_headers = azure.address(quick, endpoint, container, config.get("sas_key"))
+    # An empty name after the container's is the slash that the keys of distribution 2 begin with.
+    slashed = client(_QUICK, container_name="", endpoint=f"{endpoint}/{container}")
+    root = settings.rootdirectory.strip("/")
     return Clients(
-        quick=client(_QUICK),
+        quick=quick,
         bulk=client(_BULK),
+        copying=client(_COPY),
         # A shared access signature can't sign others.
-        signing=client(_QUICK) if redirect and "sas_key" not in config else None,
+        signing=quick if redirect and "sas_key" not in config else None,
         chunk=settings.chunksize,
-        name=f"Azure container {settings.container}",
+        name=f"Azure container {container}",
         attributes={},
+        copied=lambda key: azure.copied(reads_headers, key, trust=not settings.skipverify),
+        accepts=lambda: azure.refuse_old_keys(quick, slashed, f"{root}/" if root else ""),
     )
 
 
@@ -164,6 +181,10 @@ def _azure_connection(text: str) -> dict[str, Any]:
 
 _QUICK: Final[dict[str, Any]] = {
     "client_options": {"timeout": ANSWERED_WITHIN},
+    "retry_config": {"max_retries": RETRIES, "retry_timeout": RETRIED_FOR},
+}
+_COPY: Final[dict[str, Any]] = {
+    "client_options": {"timeout": COPIED_WITHIN},
     "retry_config": {"max_retries": RETRIES, "retry_timeout": RETRIED_FOR},
 }
 _BULK: Final[dict[str, Any]] = {

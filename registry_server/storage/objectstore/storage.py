@@ -170,7 +170,8 @@ class ObjectStorage:
         await self.bucket.folder("docker/registry")
 
     async def try_writing(self) -> None:
-        """Write a small object and remove it. Raises StorageError."""
+        """Write a small object and remove it. Raises StorageError, and StorageRefused for what can't be served."""
+        await self.bucket.accept()
         key = f".regatta/check-{secrets.token_hex(8)}"
         await self.bucket.put(key, b"check")
         await self.bucket.delete([key])

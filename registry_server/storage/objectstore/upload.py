@@ -98,9 +98,8 @@ class ObjectUpload:
         self._locked = True
 
     async def append(self, body: AsyncIterator[bytes]) -> int:
-        progress = self._storage.hashers.pop(self._folder, None) or Progress()
-        if progress.segments != self._state.segments:
-            progress = None
+        kept = self._storage.hashers.pop(self._folder, None) or Progress()
+        progress = kept if kept.segments == self._state.segments else None
         before = self.offset
         source = _Source(body, None if progress is None else progress.hasher)
         while not source.ended:
