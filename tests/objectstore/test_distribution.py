@@ -14,13 +14,17 @@ from tests.server.content import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Repos
 from tests.server.live import LiveRegistry, serving
 from tests.server.test_layout import DOCKER_IMAGE, LAYERS, _assert_served, _get, _push_to
 
-Ours = Callable[[], LiveRegistry]
-
 
 @pytest.fixture(params=["", "/below/a/root"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The root directory, at the bucket's own and below it."""
     return f"{request.param}/{tmp_path.name}"
+
+
+@pytest.fixture(params=["s3", "azure"])
+def written(request: pytest.FixtureRequest, stores: Callable[[str], Store]) -> Store:
+    """A store that distribution can write to: blobs go to www.googleapis.com even where a GCS emulator is named."""
+    return stores(request.param)
 
 
 @contextmanager
@@ -50,26 +54,26 @@ def test_it_serves_what_we_wrote(shared: Store, root: str, distribution: Path, t
         _assert_served(peer, manifests)
 
 
-def test_we_serve_what_it_wrote(shared: Store, root: str, distribution: Path, tmp_path: Path) -> None:
-    with _theirs(distribution, shared, root, tmp_path) as peer:
+def test_we_serve_what_it_wrote(written: Store, root: str, distribution: Path, tmp_path: Path) -> None:
+    with _theirs(distribution, written, root, tmp_path) as peer:
         manifests = _push_to(Repository(peer, "team/app"))
-    with _ours(shared, root, tmp_path) as registry:
+    with _ours(written, root, tmp_path) as registry:
         _assert_served(registry.client(), manifests)
 
 
-def test_each_goes_on_with_what_the_other_left(shared: Store, distribution: Path, tmp_path: Path) -> None:
+def test_each_goes_on_with_what_the_other_left(written: Store, distribution: Path, tmp_path: Path) -> None:
     """Tags move, blobs are mounted, and each sees the other's deletions."""
     root = f"/{tmp_path.name}"
-    with _theirs(distribution, shared, root, tmp_path) as peer:
+    with _theirs(distribution, written, root, tmp_path) as peer:
         _push_to(Repository(peer, "team/app"))
-    with _ours(shared, root, tmp_path) as registry:
+    with _ours(written, root, tmp_path) as registry:
         ours = Repository(registry.client(), "team/app")
         moved = ours.push_image("latest", layers=[b"third layer"])
         query = {"mount": digest_of(LAYERS[1]), "from": ours.name}
         assert ours.client.post(f"{ours.sibling('mounted').path}/blobs/uploads/", params=query).status_code == 201
         assert ours.client.delete("/v2/team/app/manifests/docker").status_code == 202
         assert ours.client.delete(f"/v2/team/app/manifests/{digest_of(image(b'{}', LAYERS))}").status_code == 202
-    with _theirs(distribution, shared, root, tmp_path) as peer:
+    with _theirs(distribution, written, root, tmp_path) as peer:
         theirs = Repository(peer, "team/app")
         assert theirs.tags() == ["index", "latest"]
         assert _get(theirs, "latest") == moved
@@ -80,7 +84,7 @@ def test_each_goes_on_with_what_the_other_left(shared: Store, distribution: Path
         assert peer.delete(f"/v2/team/app/blobs/{digest_of(LAYERS[0])}").status_code == 202
         unfinished = theirs.start_upload()
         peer.patch(unfinished, content=b"12345")
-    with _ours(shared, root, tmp_path) as registry:
+    with _ours(written, root, tmp_path) as registry:
         ours = Repository(registry.client(), "team/app")
         assert ours.tags() == ["index"]
         assert ours.get_manifest(digest_of(moved)).status_code == 404
