@@ -8,6 +8,7 @@ Workers share nothing but storage, the listening sockets and the folder they pub
 
 import asyncio
 import ctypes
+import importlib.util
 import logging
 import multiprocessing
 import os
@@ -94,6 +95,8 @@ def check(config: Config) -> None:
     """Find out now what would otherwise only fail at the first request. Raises ConfigError."""
     if config.storage.filesystem is not None:
         _check_folder(config.storage.filesystem.rootdirectory)
+    elif importlib.util.find_spec("obstore") is None:
+        raise ConfigError(f"storage.{config.storage.driver}: needs obstore: pip install 'regatta[objectstore]'")
     elif not config.storage.maintenance.readonly.enabled:
         _check_bucket(config.storage)
     _certificate(config)

@@ -46,7 +46,7 @@ class _ObjectStore(Section):
     """What all object stores have."""
 
     rootdirectory: Text = ""
-    chunksize: ChunkSize = 8 * MEBIBYTE
+    chunksize: ChunkSize = 5 * MEBIBYTE
 
 
 def _upper(value: Any) -> Any:

@@ -20,12 +20,10 @@ from tests.server.test_lists import (  # noqa: F401
     NAMES,
     TAGS,
     listing,
-    test_a_page_begins_after_a_word_that_need_not_be_on_the_list,
     test_a_repository_with_nothing_but_blobs_has_no_list,
     test_deleting_the_last_manifest_keeps_other_lists_right,
     test_tags_come_and_go_on_the_list_at_once,
     test_the_catalog_shows_what_its_reader_may_pull,
-    test_the_pages_together_are_the_list,
     test_without_a_limit_everything_is_on_the_list,
 )
 from tests.server.test_manifests import (  # noqa: F401

@@ -89,6 +89,23 @@ class TestUploads:
 
         run(scenario())
 
+    def test_what_is_larger_than_a_segment_becomes_several(self, open_: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+        """S3 copies nothing above 5 GB; here the limit is a part and a bit."""
+        monkeypatch.setattr("registry_server.storage.objectstore.upload.SEGMENT", 7 << 20)
+
+        async def scenario() -> None:
+            storage = open_()
+            upload_id = await storage.start_upload("app")
+            assert await _append(storage, upload_id, *LARGE) == len(LARGE) << 20
+            if isinstance(storage, ObjectStorage):
+                upload = await storage.open_upload("app", upload_id)
+                assert upload is not None
+                assert len(upload.segments) == 3
+            digest = await _finish(storage, upload_id)
+            assert Digest.of(await storage.read_blob(digest) or b"") == digest == Digest.of(b"".join(LARGE))
+
+        run(scenario())
+
     def test_an_upload_of_nothing_is_the_empty_blob(self, open_: Open) -> None:
         async def scenario() -> None:
             storage = open_()

@@ -18,15 +18,15 @@ from typing import Any, Final, NamedTuple
 import obstore
 from obstore import exceptions
 
-from registry_server.storage.contract import StorageError, StorageRefused
+from registry_server.storage.contract import StorageError, StorageFull, StorageRefused
 from registry_server.storage.objectstore.breaker import Breaker
 
 logger = logging.getLogger(__name__)
 
 PIECE: Final = 256 << 10
 """Bytes of content handed on at a time."""
-PARTS_AT_ONCE: Final = 3
-"""Parts of a large object on the way to the store at a time."""
+PARTS_AT_ONCE: Final = 2
+"""Parts of a large object on the way to the store at a time; an upload holds two more in memory at most."""
 MAX_PARTS: Final = 9_000
 """Parts that a large object has at most; S3 allows 10,000."""
 SIGNED_FOR: Final = timedelta(minutes=20)
@@ -41,6 +41,7 @@ Observer = Callable[[str, float], None]
 Version = Any
 """What names one state of an object, for obstore."""
 
+_FULL = re.compile(r"status code: 507|StorageFull|QuotaExceeded")
 _QUERY = re.compile(r"\?[^\s\"')]+")
 
 
@@ -283,8 +284,12 @@ class Bucket:
             self._breaker.failed()
             raise StorageError(f"{self.name} sent nothing for {STALLED_AFTER} s") from error
         except (exceptions.BaseError, OSError) as error:
+            reason = _reason(error)
+            if _FULL.search(reason):
+                self._breaker.answered()
+                raise StorageFull(f"{self.name}: {reason}") from error
             self._breaker.failed()
-            raise StorageError(f"{self.name}: {_reason(error)}") from error
+            raise StorageError(f"{self.name}: {reason}") from error
         else:
             self._breaker.answered()
         finally:

@@ -15,7 +15,7 @@ from registry_server.storage.objectstore import azure
 from registry_server.storage.objectstore.bucket import Clients
 
 CONNECTED_WITHIN: Final = timedelta(seconds=3)
-ANSWERED_WITHIN: Final = timedelta(seconds=10)
+ANSWERED_WITHIN: Final = timedelta(seconds=20)
 """For small requests."""
 TRANSFERRED_WITHIN: Final = timedelta(days=1)
 """For content: what binds is `STALLED`."""

@@ -91,6 +91,10 @@ class ObjectUpload:
     def offset(self) -> int:
         return self._state.size
 
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        return self._state.segments
+
     def lock(self) -> None:
         if self._folder in self._storage.writing:
             raise UploadBusy
