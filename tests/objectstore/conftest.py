@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.clients.conftest import PASSWORD, PUBLIC, USER
 from tests.fixtures.tools import Need
 from tests.objectstore.stores import Store, store
 from tests.server.content import Repository
@@ -75,3 +76,27 @@ def serve(shared: Store, tmp_path: Path) -> Iterator[Serve]:
             return running.enter_context(serving(folder, merged, environ=shared.environ, **more))
 
         yield start
+
+
+@pytest.fixture(scope="module", params=["s3", "azure"])
+def signing(request: pytest.FixtureRequest, stores: Callable[[str], Store]) -> Store:
+    """A store that signs addresses: clients get content from there."""
+    return stores(request.param)
+
+
+@pytest.fixture(scope="module")
+def private(signing: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]:
+    """Nothing without a login, for clients of `tests/clients`."""
+    settings = {"storage": signing.storage("/private")}
+    folder = tmp_path_factory.mktemp("private")
+    with serving(folder, settings, users={USER: PASSWORD}, tls=True, workers=2) as registry:
+        yield registry
+
+
+@pytest.fixture(scope="module")
+def public(signing: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]:
+    """Everyone pulls what is below `public/`."""
+    settings = {"storage": signing.storage("/public"), "access": {"policies": PUBLIC}}
+    folder = tmp_path_factory.mktemp("public")
+    with serving(folder, settings, users={USER: PASSWORD}, tls=True, workers=2) as registry:
+        yield registry
