@@ -14,6 +14,7 @@ import click
 from pydantic import SecretStr
 
 from registry_server import __version__
+from registry_server.cli_metadata import metadata_group
 from registry_server.config import Config, ConfigError, Policy, Storage, load
 from registry_server.config.cpus import available_cpus
 from registry_server.config.section import Section
@@ -136,6 +137,9 @@ def _password() -> str:
     if sys.stdin.isatty():
         return str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
     return sys.stdin.readline().rstrip("\r\n")
+
+
+main.add_command(metadata_group)
 
 
 @main.group(name="config")

@@ -38,10 +38,11 @@ class Manifests:
 
     async def by_tag(self, repository: str, tag: str) -> tuple[Digest, Manifest]:
         """Raises ManifestUnknown."""
-        digest = await self._metadata.tagged(repository, tag)
-        if digest is None:
+        tagged = await self._metadata.tagged(repository, tag)
+        manifest = None if tagged is None else await self._read(tagged.content)
+        if tagged is None or manifest is None:
             raise ManifestUnknown(detail={"tag": tag})
-        return digest, await self.by_digest(repository, digest)
+        return tagged.digest, manifest
 
     async def by_digest(self, repository: str, digest: Digest) -> Manifest:
         """Raises ManifestUnknown."""
@@ -62,7 +63,8 @@ class Manifests:
             raise DigestInvalid(detail={"digest": str(digest), "found": str(found)})
         await self._check_references(repository, manifest)
         await self._storage.write_blob(content, manifest.content)
-        await self._metadata.link_manifest(repository, digest, content, tags=tags)
+        linked = manifest.linked(digest, content)
+        await self._metadata.link_manifests(repository, [linked], tags=dict.fromkeys(tags, digest))
 
     async def delete(self, repository: str, digest: Digest) -> None:
         """Take a manifest, and the tags that point to it, from the repository. Raises ManifestUnknown."""
@@ -75,20 +77,18 @@ class Manifests:
             raise ManifestUnknown(detail={"tag": tag})
 
     async def _check_references(self, repository: str, manifest: Manifest) -> None:
-        missing: list[str] = []
-        if self._sparse != "all":
-            found = await in_parallel(lambda blob: self._has_blob(repository, blob), manifest.blobs)
-            missing += [str(blob) for blob, has in zip(manifest.blobs, found, strict=True) if not has]
-        if self._sparse == "none":
-            links = await in_parallel(
-                lambda child: self._metadata.linked_manifest(repository, child), manifest.manifests
-            )
-            missing += [str(child) for child, link in zip(manifest.manifests, links, strict=True) if link is None]
+        missing: list[Digest] = []
+        if self._sparse != "all" and manifest.blobs:
+            held = await self._metadata.linked_blobs(repository, manifest.blobs)
+            stored = await in_parallel(lambda blob: self._is_stored(held.get(blob)), manifest.blobs)
+            missing += [blob for blob, is_stored in zip(manifest.blobs, stored, strict=True) if not is_stored]
+        if self._sparse == "none" and manifest.manifests:
+            children = await self._metadata.linked_manifests(repository, manifest.manifests)
+            missing += [child for child in manifest.manifests if child not in children]
         if missing:
-            raise ManifestBlobUnknown(detail=[{"digest": digest} for digest in missing])
+            raise ManifestBlobUnknown(detail=[{"digest": str(digest)} for digest in missing])
 
-    async def _has_blob(self, repository: str, digest: Digest) -> bool:
-        content = await self._metadata.linked_blob(repository, digest)
+    async def _is_stored(self, content: Digest | None) -> bool:
         return content is not None and await self._storage.blob(content) is not None
 
     async def _read(self, digest: Digest) -> Manifest | None:

@@ -197,6 +197,14 @@ TOOLS: dict[str, Tool] = {
         ),
         Tool("azurite-blob", AZURITE, (Npm("azurite"),), binary="node_modules/.bin/azurite-blob"),
         # Of Debian's packages the version is Debian's.
+        Tool(
+            "postgres",
+            "any",
+            (Debian("postgresql"),),
+            OnPath(at_least=(13, 0), folders=tuple(f"/usr/lib/postgresql/{major}/bin" for major in range(18, 12, -1))),
+        ),
+        Tool("mariadbd", "any", (Debian("mariadb-server"),), OnPath(at_least=(10, 6))),
+        Tool("pgbouncer", "any", (Debian("pgbouncer"),), OnPath(at_least=(1, 16))),
         Tool("skopeo", "any", (Debian("skopeo"),), OnPath(at_least=(1, 9))),
         Tool("strace", "any", (Debian("strace"),), OnPath(at_least=(5, 0))),
         Tool("dockerd", "any", (Debian("docker.io"),), OnPath(at_least=(20, 10))),
