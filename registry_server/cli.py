@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from registry_server import __version__
 from registry_server.cli_metadata import metadata_group
-from registry_server.config import Config, ConfigError, Policy, Storage, load
+from registry_server.config import SQL, Config, ConfigError, Policy, Storage, load
 from registry_server.config.cpus import available_cpus
 from registry_server.config.section import Section
 
@@ -249,6 +249,9 @@ def _summary(config: Config) -> list[tuple[str, str]]:
     writable = "read only" if storage.maintenance.readonly.enabled else "writable"
     deletable = "deletes allowed" if storage.delete.enabled else "no deletes"
     rows.append(("storage", f"{_place(storage)}, {writable}, {deletable}"))
+    rows.append(("storage", f"{storage.filesystem.rootdirectory}, {writable}, {deletable}"))
+    if config.metadata.sql:
+        rows.append(("metadata", _database(config.metadata.sql)))
     rows.append(("logins", f"{logins.path}, realm {logins.realm}" if logins else "none: everyone is anonymous"))
     if config.access is None:
         who = "whoever logs in" if logins else "everyone"
@@ -272,6 +275,12 @@ def _place(storage: Storage) -> str:
         azure = storage.azure
         return f"Azure container {azure.container} of {azure.accountname}, below /{azure.rootdirectory.strip('/')}"
     return str(storage.filesystem.rootdirectory if storage.filesystem else "")
+
+
+def _database(settings: SQL) -> str:
+    from registry_server.metadata.sql.database import describe, locate
+
+    return describe(locate(settings))
 
 
 def _in_words(policy: Policy) -> str:

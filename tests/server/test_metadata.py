@@ -73,6 +73,8 @@ class World:
 @pytest.fixture(params=DRIVERS)
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     settings = metadata_settings(request.param, request, tmp_path).get("metadata", {})
+    if "sql" in settings:
+        settings["sql"]["timeout"] = "2m"  # a busy machine is not what these are about
     world = World(tmp_path / "data", Metadata.model_validate(settings))
     yield world
     world.close()

@@ -8,7 +8,7 @@ from functools import cache
 from itertools import islice
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, Integer, String, Table, bindparam, delete, exists, literal, select, union
+from sqlalchemy import Connection, Executable, Integer, String, Table, bindparam, delete, exists, literal, select, union
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from registry_server.metadata.contract import Descriptor, Holdings, LinkedBlob, LinkedManifest, Tagged
@@ -101,6 +101,29 @@ _REPOSITORIES = (
     .order_by(repositories.c.name)
     .limit(_LIMIT)
 )
+_DIGESTS = bindparam("digests", expanding=True)
+_REPOSITORY = bindparam("repository_id", type_=Integer)
+_REPOSITORY_ID = select(repositories.c.id).where(_OF_REPOSITORY)
+_CONTENT_IDS = select(blobs.c.digest, blobs.c.id).where(blobs.c.digest.in_(_DIGESTS))
+_MANIFEST_IDS = select(manifests.c.digest, manifests.c.id).where(
+    manifests.c.repository_id == _REPOSITORY, manifests.c.digest.in_(_DIGESTS)
+)
+_HELD_BLOBS = (
+    select(blobs.c.digest, blobs.c.id, blobs.c.digest.label("content"))
+    .join(repository_blobs, repository_blobs.c.blob_id == blobs.c.id)
+    .where(repository_blobs.c.repository_id == _REPOSITORY, blobs.c.digest.in_(_DIGESTS))
+)
+_HELD_BLOBS_BY_ALIAS = (
+    select(blob_aliases.c.digest, blobs.c.id, blobs.c.digest.label("content"))
+    .join(blobs, blobs.c.id == blob_aliases.c.blob_id)
+    .where(blob_aliases.c.repository_id == _REPOSITORY, blob_aliases.c.digest.in_(_DIGESTS))
+)
+_HELD_MANIFESTS = (
+    select(manifests.c.digest, blobs.c.digest.label("content"))
+    .join(blobs, blobs.c.id == manifests.c.blob_id)
+    .join(repositories, repositories.c.id == manifests.c.repository_id)
+    .where(_OF_REPOSITORY, manifests.c.digest.in_(_DIGESTS))
+)
 _HAS_BLOBS = exists().where(repository_blobs.c.repository_id == repositories.c.id)
 _EVERYTHING = (
     select(repositories.c.name)
@@ -132,7 +155,7 @@ class SqlMetadata:
 
     async def linked_blobs(self, repository: str, digests: Sequence[Digest]) -> Mapping[Digest, Digest]:
         def work(connection: Connection) -> dict[Digest, Digest]:
-            found = connection.execute(select(repositories.c.id).where(repositories.c.name == repository)).scalar()
+            found = connection.execute(_REPOSITORY_ID, {"repository": repository}).scalar()
             held = {} if found is None else _blob_ids(connection, found, digests)
             return {digest: content for digest, (_, content) in held.items()}
 
@@ -175,12 +198,7 @@ class SqlMetadata:
         def work(connection: Connection) -> dict[Digest, Digest]:
             found: dict[Digest, Digest] = {}
             for chunk in _chunks(dict.fromkeys(map(str, digests))):
-                rows = connection.execute(
-                    select(manifests.c.digest, blobs.c.digest)
-                    .join(blobs, blobs.c.id == manifests.c.blob_id)
-                    .join(repositories, repositories.c.id == manifests.c.repository_id)
-                    .where(repositories.c.name == repository, manifests.c.digest.in_(chunk))
-                )
+                rows = connection.execute(_HELD_MANIFESTS, {"repository": repository, "digests": chunk})
                 found.update((Digest.parse(digest), Digest.parse(content)) for digest, content in rows)
             return found
 
@@ -328,7 +346,7 @@ def _unlink_manifest(connection: Connection, repository: str, digest: Digest) ->
 
 
 def _holdings(connection: Connection, repository: str) -> Holdings:
-    repository_id = connection.execute(select(repositories.c.id).where(repositories.c.name == repository)).scalar()
+    repository_id = connection.execute(_REPOSITORY_ID, {"repository": repository}).scalar()
     if repository_id is None:
         return Holdings()
     by_name = select(blobs.c.digest.label("name"), blobs.c.digest.label("content")).join(repository_blobs)
@@ -354,27 +372,19 @@ def _holdings(connection: Connection, repository: str) -> Holdings:
 
 def _repository_id(connection: Connection, name: str) -> int:
     """The repository's number; it is made if it isn't there."""
-    query = select(repositories.c.id).where(repositories.c.name == name)
-    found = connection.execute(query).scalar()
+    found = connection.execute(_REPOSITORY_ID, {"repository": name}).scalar()
     if found is None:
         _insert_missing(connection, repositories, [{"name": name, "created_at": _now()}])
-        found = connection.execute(query).scalar_one()
+        found = connection.execute(_REPOSITORY_ID, {"repository": name}).scalar_one()
     return int(found)
 
 
 def _content_ids(connection: Connection, sizes: Mapping[Digest, int]) -> dict[Digest, int]:
     """The numbers of contents that are in storage, given with their bytes; those that are new get one."""
     now = _now()
-    known = _ids(connection, blobs, sizes)
-    new = [
-        {"digest": str(digest), "size": size, "created_at": now}
-        for digest, size in sorted(sizes.items())
-        if digest not in known
-    ]
-    if not new:
-        return known
-    _insert_missing(connection, blobs, new)
-    return _ids(connection, blobs, sizes)
+    rows = [{"digest": str(digest), "size": size, "created_at": now} for digest, size in sorted(sizes.items())]
+    _insert_missing(connection, blobs, rows)
+    return _ids(connection, _CONTENT_IDS, sizes)
 
 
 def _blob_ids(
@@ -383,32 +393,22 @@ def _blob_ids(
     """The number and the canonical digest of those of many blobs that a repository holds."""
     held: dict[Digest, tuple[int, Digest]] = {}
     named = dict.fromkeys(digests)
-    for chunk in _chunks(str(digest) for digest in named if digest.algorithm == CANONICAL):
-        rows = connection.execute(
-            select(blobs.c.id, blobs.c.digest)
-            .join(repository_blobs, repository_blobs.c.blob_id == blobs.c.id)
-            .where(repository_blobs.c.repository_id == repository_id, blobs.c.digest.in_(chunk))
-        )
-        held.update((content := Digest.parse(digest), (number, content)) for number, digest in rows)
-    for chunk in _chunks(str(digest) for digest in named if digest.algorithm != CANONICAL):
-        aliases = connection.execute(
-            select(blob_aliases.c.digest, blobs.c.id, blobs.c.digest.label("content"))
-            .join(blob_aliases, blob_aliases.c.blob_id == blobs.c.id)
-            .where(blob_aliases.c.repository_id == repository_id, blob_aliases.c.digest.in_(chunk))
-        )
-        held.update((Digest.parse(alias), (number, Digest.parse(content))) for alias, number, content in aliases)
+    for query, canonical in ((_HELD_BLOBS, True), (_HELD_BLOBS_BY_ALIAS, False)):
+        for chunk in _chunks(str(digest) for digest in named if (digest.algorithm == CANONICAL) is canonical):
+            rows = connection.execute(query, {"repository_id": repository_id, "digests": chunk})
+            held.update((Digest.parse(name), (number, Digest.parse(content))) for name, number, content in rows)
     return held
 
 
 def _manifest_ids(connection: Connection, repository_id: int, digests: Iterable[Digest]) -> dict[Digest, int]:
-    return _ids(connection, manifests, digests, manifests.c.repository_id == repository_id)
+    return _ids(connection, _MANIFEST_IDS, digests, repository_id=repository_id)
 
 
-def _ids(connection: Connection, table: Table, digests: Iterable[Digest], *where: Any) -> dict[Digest, int]:
+def _ids(connection: Connection, query: Executable, digests: Iterable[Digest], **parameters: int) -> dict[Digest, int]:
     """The numbers of rows by their digest, as far as there are such rows."""
     found: dict[Digest, int] = {}
     for chunk in _chunks(map(str, digests)):
-        rows = connection.execute(select(table.c.digest, table.c.id).where(table.c.digest.in_(chunk), *where))
+        rows = connection.execute(query, {**parameters, "digests": chunk})
         found.update((Digest.parse(digest), number) for digest, number in rows)
     return found
 

@@ -123,7 +123,7 @@ manifests: Final = Table(
     UniqueConstraint("repository_id", "digest"),
     UniqueConstraint("repository_id", "id"),
     Index("ix_manifests_blob_id", "blob_id"),
-    Index("ix_manifests_repository_id_subject", "repository_id", "subject"),
+    Index("ix_manifests_repository_id_subject_digest", "repository_id", "subject", "digest"),
     **_TABLE,
 )
 """Which repository holds which manifest."""
