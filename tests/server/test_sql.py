@@ -212,7 +212,7 @@ def test_kill_9_loses_nothing_acknowledged(
     for number in range(5):
         with ThreadPoolExecutor(PUSHERS) as pool:
             running = [pool.submit(pusher.run) for pusher in pushers]
-            until(lambda: sum(len(one.ledger.manifests) for one in pushers) > 3 * number, "some are pushed")  # noqa: B023
+            until(lambda: sum(len(one.ledger.manifests) for one in pushers) > 3 * number, "some are pushed", within=200)  # noqa: B023
             time.sleep(moments.uniform(0, 0.3))  # a moment like any other, which is the point
             registry.kill()
             for one in running:
