@@ -249,7 +249,6 @@ def _summary(config: Config) -> list[tuple[str, str]]:
     writable = "read only" if storage.maintenance.readonly.enabled else "writable"
     deletable = "deletes allowed" if storage.delete.enabled else "no deletes"
     rows.append(("storage", f"{_place(storage)}, {writable}, {deletable}"))
-    rows.append(("storage", f"{storage.filesystem.rootdirectory}, {writable}, {deletable}"))
     if config.metadata.sql:
         rows.append(("metadata", _database(config.metadata.sql)))
     rows.append(("logins", f"{logins.path}, realm {logins.realm}" if logins else "none: everyone is anonymous"))

@@ -190,10 +190,10 @@ async def _with_both(settings: Config, work: Callable[[_Sides], Awaitable[bool]]
     from registry_server.metadata.drivers import open_metadata, prepare
     from registry_server.metadata.layout import LayoutMetadata
     from registry_server.registry.manifest import understand
-    from registry_server.storage.filesystem import FilesystemStorage
+    from registry_server.storage import open_storage
 
     prepare(settings.metadata)
-    storage = FilesystemStorage(str(settings.storage.filesystem.rootdirectory))
+    storage = open_storage(settings.storage, observe=lambda _operation, _seconds: None)
     database = open_metadata(settings.metadata, storage, understand)
     try:
         return await work(_Sides(storage, LayoutMetadata(storage, understand), database))

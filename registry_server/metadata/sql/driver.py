@@ -8,7 +8,20 @@ from functools import cache
 from itertools import islice
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, Executable, Integer, String, Table, bindparam, delete, exists, literal, select, union
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    Executable,
+    Integer,
+    String,
+    Table,
+    bindparam,
+    delete,
+    exists,
+    literal,
+    select,
+    union,
+)
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from registry_server.metadata.contract import Descriptor, Holdings, LinkedBlob, LinkedManifest, Tagged
@@ -101,7 +114,7 @@ _REPOSITORIES = (
     .order_by(repositories.c.name)
     .limit(_LIMIT)
 )
-_DIGESTS = bindparam("digests", expanding=True)
+_DIGESTS: BindParameter[str] = bindparam("digests", expanding=True)
 _REPOSITORY = bindparam("repository_id", type_=Integer)
 _REPOSITORY_ID = select(repositories.c.id).where(_OF_REPOSITORY)
 _CONTENT_IDS = select(blobs.c.digest, blobs.c.id).where(blobs.c.digest.in_(_DIGESTS))
