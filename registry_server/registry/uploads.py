@@ -59,6 +59,8 @@ class Uploads:
         It is taken only from where the asker may read; zot PR #4166 tells of the leak otherwise.
         """
         if source is None:
+            if digest.algorithm == CANONICAL and await self._storage.blob(digest) is None:
+                return False  # known nowhere: spares the search
             source = await self._metadata.holder(digest, visible=visible)
         elif not visible(source):
             return False

@@ -110,7 +110,7 @@ def _fake_gcs(need: Need, folder: Path) -> Store:
     (folder / "data/registry").mkdir(parents=True)
     url = f"127.0.0.1:{behind}"
     options = ["-scheme=http", f"-port={behind}", "-host=127.0.0.1", f"-public-host={url}"]
-    place = [f"-external-url=http://{url}", "-backend=filesystem", f"-filesystem-root={folder / 'data'}"]
+    place = [f"-external-url=http://{url}", "-backend=memory", f"-data={folder / 'data'}"]
     gateway = Program([sys.executable, GCS_XML, str(port), f"http://{url}"], port)
     return Store(
         "gcs",
