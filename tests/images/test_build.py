@@ -94,7 +94,7 @@ class TestSources:
         assert _locked("build").items() <= tested.items()
 
     def test_the_version_is_that_of_the_distribution(self) -> None:
-        assert build._version() in (PROJECT / "registry_server" / "__init__.py").read_text()
+        assert build.version() in (PROJECT / "registry_server" / "__init__.py").read_text()
 
     def test_the_base_is_pinned_to_a_release_of_python(self) -> None:
         dockerfile = (PROJECT / "Dockerfile").read_text()

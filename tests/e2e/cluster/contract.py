@@ -2,8 +2,9 @@
 
     Cluster ◄── KindCluster, LocalCluster, KubeconfigCluster      which one: `ways.py`
 
-Each way of having a cluster is a class of its own below `Cluster`. It says how images get in, and overrides what it can do
-better, or at all; what it leaves as it is here raises `Unsupported`, which ends the test as one whose tool is missing.
+Each way of having a cluster is a class of its own below `Cluster`. It says how images get in, and overrides what it can
+do better, or at all; what it leaves as it is here raises `Unsupported`, which ends the test as one whose tool is
+missing.
 """
 
 import re
@@ -93,6 +94,7 @@ class Cluster(ABC):
 
     # --- End ---
 
+    @abstractmethod
     def down(self) -> None:
         """Ends the cluster and removes all that it had, if it was started for the tests."""
 

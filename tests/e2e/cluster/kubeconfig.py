@@ -43,6 +43,9 @@ class KubeconfigCluster(Cluster):
             raise Unsupported(f"{REPOSITORY} names no repository that the nodes of {self.name} pull images from")
         return [self._push(archive, repository) for archive in archives]
 
+    def down(self) -> None:
+        """Leaves it, as it was there before."""
+
     def _push(self, archive: Path, repository: str) -> str:
         name = f"{repository.rstrip('/')}/{name_in(archive).rpartition('/')[2]}"
         run(tool("crane"), "push", archive, name, timeout=600)

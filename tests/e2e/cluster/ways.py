@@ -1,8 +1,8 @@
 """Which cluster the tests run in: the first way that this machine offers, or the one REGATTA_E2E_CLUSTER names.
 
-    local        a single node on this machine, without Docker
-    kubeconfig   the cluster of KUBECONFIG
-    a number     the local cluster that `python -m tests.e2e.cluster --number N up` keeps
+local        a single node on this machine, without Docker
+kubeconfig   the cluster of KUBECONFIG
+a number     the local cluster that `python -m tests.e2e.cluster --number N up` keeps
 """
 
 import os
