@@ -25,12 +25,23 @@ from tests.toolchain import Unavailable
 from tests.toolchain.catalog import ARCH
 
 _HERE = Path(__file__).parent
+_TIMEOUT = 1800  # seconds, for a test with what it makes first
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leaves this folder out unless a path in it was asked for."""
     asked = [(config.invocation_params.dir / argument.split("::")[0]).resolve() for argument in config.args]
     return None if any(path.is_relative_to(_HERE) for path in asked) else True
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps the tests of the one cluster together in one process, and has the first wait for what is built."""
+    for item in items:
+        if item.path.is_relative_to(_HERE):
+            own = item.path.is_relative_to(_HERE / "images")
+            item.add_marker(pytest.mark.xdist_group("images" if own else "cluster"))
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(_TIMEOUT))
 
 
 @pytest.fixture(scope="session")

@@ -106,6 +106,14 @@ class LocalCluster(Cluster):
             raise ClusterError(f"cluster {number} does not run; start it: python -m tests.e2e.cluster up")
         return cluster
 
+    @classmethod
+    def keep(cls, number: int) -> Self:
+        """The cluster of that number, started if need be; it outlives this process."""
+        try:
+            return cls.attach(number)
+        except ClusterError:
+            return cls.start(number)
+
     def down(self) -> None:
         """Ends the cluster and removes all that it had; nothing happens if there is none."""
         with _locked(self.number):

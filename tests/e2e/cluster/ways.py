@@ -10,14 +10,23 @@ from collections.abc import Callable
 
 from tests.e2e.cluster.contract import Cluster, ClusterError
 from tests.e2e.cluster.kubeconfig import KubeconfigCluster
+from tests.e2e.cluster.layout import NUMBERS
 from tests.e2e.cluster.local import LocalCluster
 from tests.toolchain import Unavailable
 
 VARIABLE = "REGATTA_E2E_CLUSTER"
+DEMO = NUMBERS[-4]
+"""The number of the local cluster that `make demo` keeps."""
 
 # In the order they are tried. Each raises `Unavailable` where this machine can't have such a cluster.
 WAYS: dict[str, Callable[[], Cluster]] = {
     "local": lambda: LocalCluster.start(stay=False),
+    "kubeconfig": KubeconfigCluster.attach,
+}
+
+# Of those that `make demo` leaves behind; what was started before is taken up again.
+_KEPT: dict[str, Callable[[], Cluster]] = {
+    "local": lambda: LocalCluster.keep(DEMO),
     "kubeconfig": KubeconfigCluster.attach,
 }
 
@@ -28,12 +37,20 @@ def start() -> Cluster:
     Raises `Unavailable` where there is none to be had, and `ClusterError` where one does not start.
     """
     wanted = os.environ.get(VARIABLE, "")
-    if wanted.isdecimal():
-        return _Kept.attach(int(wanted))
-    if wanted and wanted not in WAYS:
+    return _Kept.attach(int(wanted)) if wanted.isdecimal() else _first(WAYS)
+
+
+def keep() -> Cluster:
+    """The cluster of `make demo`, which stays after this process. Raises as `start` does."""
+    return _first(_KEPT)
+
+
+def _first(ways: dict[str, Callable[[], Cluster]]) -> Cluster:
+    wanted = os.environ.get(VARIABLE, "")
+    if wanted and wanted not in ways:
         raise ClusterError(f"{VARIABLE} is {wanted}; it may be {', '.join(WAYS)} or the number of a local cluster")
     reasons = []
-    for name, way in WAYS.items():
+    for name, way in ways.items():
         if wanted in ("", name):
             try:
                 return way()
