@@ -132,7 +132,7 @@ def new_namespace(cluster: Cluster) -> Iterator[Callable[[str], Namespace]]:
 
     yield new
     if made:
-        cluster.kubectl("delete", "namespace", "--wait=false", *made)
+        cluster.kubectl("delete", "namespace", "--wait=false", "--ignore-not-found", *made)
 
 
 @pytest.fixture(scope="session")

@@ -138,11 +138,12 @@ def _sources(number: str | None) -> Iterator[Path]:
 
 def _built(sources: Path) -> list[Path]:
     """The archives of server and operator: minutes the first time, at once while the sources are the same."""
-    store = cache_dir() / "images" / "e2e"
-    store.mkdir(parents=True, exist_ok=True)
+    store, locks = cache_dir() / "images" / "e2e", cache_dir() / "locks"
+    for folder in (store, locks):
+        folder.mkdir(parents=True, exist_ok=True)
     entry = store / _digest(sources)
     names = [entry / f"registry-{target}-{version(sources)}.tar" for target in ("server", "operator")]
-    with (store / "lock").open("w") as lock:
+    with (locks / f"images-{entry.name}").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not all(name.exists() for name in names):
             shutil.rmtree(entry, ignore_errors=True)
