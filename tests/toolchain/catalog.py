@@ -82,6 +82,7 @@ KUBERNETES = "1.36.3"
 ETCD = "3.7.3"
 COREDNS = "1.15.0"
 HELM = "3.22.0"
+KIND = "0.33.0"  # names the image of its node by digest, and so the version of Kubernetes there
 CRANE = "0.22.1"
 DISTRIBUTION = "3.1.2"
 VERSITYGW = "1.8.0"
@@ -222,6 +223,19 @@ TOOLS: dict[str, Tool] = {
                 ),
                 GoBuild("helm.sh/helm/v3", "helm.sh/helm/v3/cmd/helm", ("helm.sh/helm/v3/internal/version.version",)),
             ),
+        ),
+        Tool(
+            "kind",
+            KIND,
+            on_path=OnPath(("version",), at_least=(0, 27)),
+            sources=(
+                Release(
+                    f"{_GITHUB}/kubernetes-sigs/kind/releases/download/v{KIND}/kind-{OS}-{ARCH}",
+                    f"{_GITHUB}/kubernetes-sigs/kind/releases/download/v{KIND}/kind-{OS}-{ARCH}.sha256sum",
+                ),
+                GoBuild("sigs.k8s.io/kind", "sigs.k8s.io/kind"),
+            ),
+            e2e=True,
         ),
         # The rest of a whole cluster.
         Tool(

@@ -1,6 +1,6 @@
 """The cluster that end-to-end tests run in: one interface, several ways of having one.
 
-    Cluster (contract.py) ◄── LocalCluster, KubeconfigCluster      chosen by ways.py
+    Cluster (contract.py) ◄── KindCluster, LocalCluster, KubeconfigCluster      chosen by ways.py
 
 A test asks for `Cluster` and runs in each of them. The local one is a real single-node Kubernetes on this machine,
 without Docker and without leaving it:
@@ -16,6 +16,7 @@ down, `node.py` is its first process, `components.py` says what runs in it, `pki
 """
 
 from tests.e2e.cluster.contract import Cluster, ClusterError, Unsupported
+from tests.e2e.cluster.kind import KindCluster
 from tests.e2e.cluster.local import LocalCluster
 
-__all__ = ["Cluster", "ClusterError", "LocalCluster", "Unsupported"]
+__all__ = ["Cluster", "ClusterError", "KindCluster", "LocalCluster", "Unsupported"]

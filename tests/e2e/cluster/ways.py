@@ -1,5 +1,6 @@
 """Which cluster the tests run in: the first way that this machine offers, or the one REGATTA_E2E_CLUSTER names.
 
+kind         in a container of the Docker engine, where that has or can pull the image of kind's node
 local        a single node on this machine, without Docker
 kubeconfig   the cluster of KUBECONFIG
 a number     the local cluster that `python -m tests.e2e.cluster --number N up` keeps
@@ -9,6 +10,7 @@ import os
 from collections.abc import Callable
 
 from tests.e2e.cluster.contract import Cluster, ClusterError
+from tests.e2e.cluster.kind import KindCluster
 from tests.e2e.cluster.kubeconfig import KubeconfigCluster
 from tests.e2e.cluster.layout import NUMBERS
 from tests.e2e.cluster.local import LocalCluster
@@ -20,6 +22,7 @@ DEMO = NUMBERS[-4]
 
 # In the order they are tried. Each raises `Unavailable` where this machine can't have such a cluster.
 WAYS: dict[str, Callable[[], Cluster]] = {
+    "kind": KindCluster.start,
     "local": lambda: LocalCluster.start(stay=False),
     "kubeconfig": KubeconfigCluster.attach,
 }
