@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import (
+    BigInteger,
     BindParameter,
     Connection,
     Executable,
@@ -17,7 +18,6 @@ from sqlalchemy import (
     Table,
     bindparam,
     delete,
-    exists,
     literal,
     select,
     union,
@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from registry_server.metadata.contract import Descriptor, Holdings, LinkedBlob, LinkedManifest, Tagged
-from registry_server.metadata.sql.database import Database
+from registry_server.metadata.sql.database import Database, Query
 from registry_server.metadata.sql.schema import (
     blob_aliases,
     blobs,
@@ -49,8 +49,10 @@ BATCH: Final = 1000
 _NAME = bindparam("repository", type_=String)
 _DIGEST = bindparam("digest", type_=String)
 _AFTER = bindparam("after", type_=String)
+_AFTER_ID = bindparam("after", type_=BigInteger)
 _LIMIT = bindparam("limit", type_=Integer)
 _OF_REPOSITORY = repositories.c.name == _NAME
+_THE_REPOSITORY = select(repositories.c.id).where(_OF_REPOSITORY).scalar_subquery()
 
 _BLOB = (
     select(blobs.c.digest)
@@ -65,18 +67,20 @@ _BLOB_BY_ALIAS = (
     .where(_OF_REPOSITORY, blob_aliases.c.digest == _DIGEST)
 )
 _HOLDERS = (
-    select(repositories.c.name)
+    select(repositories.c.name, repository_blobs.c.repository_id)
     .join(repository_blobs, repository_blobs.c.repository_id == repositories.c.id)
-    .join(blobs, blobs.c.id == repository_blobs.c.blob_id)
-    .where(blobs.c.digest == _DIGEST, repositories.c.name > _AFTER)
-    .order_by(repositories.c.name)
+    .where(
+        repository_blobs.c.blob_id == select(blobs.c.id).where(blobs.c.digest == _DIGEST).scalar_subquery(),
+        repository_blobs.c.repository_id > _AFTER_ID,
+    )
+    .order_by(repository_blobs.c.repository_id)
     .limit(_LIMIT)
 )
 _HOLDERS_BY_ALIAS = (
-    select(repositories.c.name)
+    select(repositories.c.name, blob_aliases.c.repository_id)
     .join(blob_aliases, blob_aliases.c.repository_id == repositories.c.id)
-    .where(blob_aliases.c.digest == _DIGEST, repositories.c.name > _AFTER)
-    .order_by(repositories.c.name)
+    .where(blob_aliases.c.digest == _DIGEST, blob_aliases.c.repository_id > _AFTER_ID)
+    .order_by(blob_aliases.c.repository_id)
     .limit(_LIMIT)
 )
 _MANIFEST = (
@@ -92,15 +96,24 @@ _TAGGED = (
     .join(repositories, repositories.c.id == tags.c.repository_id)
     .where(_OF_REPOSITORY, tags.c.name == bindparam("tag", type_=String))
 )
+# What follows is read in the order of an index, and no further than its limit. A join or an EXISTS, which a planner may
+# turn into one, would let it collect and sort everything first.
 _TAGS = (
     select(tags.c.name)
-    .join(repositories, repositories.c.id == tags.c.repository_id)
-    .where(_OF_REPOSITORY, tags.c.name > _AFTER)
+    .where(tags.c.repository_id == _THE_REPOSITORY, tags.c.name > _AFTER)
     .order_by(tags.c.name)
     .limit(_LIMIT)
 )
-_HAS_MANIFESTS = exists().where(manifests.c.repository_id == repositories.c.id)
-_EXISTS = select(repositories.c.id).where(_OF_REPOSITORY, _HAS_MANIFESTS)
+_A_MANIFEST = (
+    select(manifests.c.id).where(manifests.c.repository_id == repositories.c.id).limit(1).correlate(repositories)
+).scalar_subquery()
+_A_BLOB = (
+    select(repository_blobs.c.blob_id)
+    .where(repository_blobs.c.repository_id == repositories.c.id)
+    .limit(1)
+    .correlate(repositories)
+).scalar_subquery()
+_EXISTS = select(repositories.c.id).where(_OF_REPOSITORY, _A_MANIFEST.is_not(None))
 _REFERRERS = (
     select(manifests.c.digest, manifests.c.media_type, blobs.c.size, manifests.c.artifact_type, manifests.c.annotations)
     .join(blobs, blobs.c.id == manifests.c.blob_id)
@@ -110,12 +123,18 @@ _REFERRERS = (
 )
 _REPOSITORIES = (
     select(repositories.c.name)
-    .where(repositories.c.name > _AFTER, _HAS_MANIFESTS)
+    .where(repositories.c.name > _AFTER, _A_MANIFEST.is_not(None))
+    .order_by(repositories.c.name)
+    .limit(_LIMIT)
+)
+_EVERYTHING = (
+    select(repositories.c.name)
+    .where(repositories.c.name > _AFTER, _A_MANIFEST.is_not(None) | _A_BLOB.is_not(None))
     .order_by(repositories.c.name)
     .limit(_LIMIT)
 )
 _DIGESTS: BindParameter[str] = bindparam("digests", expanding=True)
-_REPOSITORY = bindparam("repository_id", type_=Integer)
+_REPOSITORY = bindparam("repository_id", type_=BigInteger)
 _REPOSITORY_ID = select(repositories.c.id).where(_OF_REPOSITORY)
 _CONTENT_IDS = select(blobs.c.digest, blobs.c.id).where(blobs.c.digest.in_(_DIGESTS))
 _MANIFEST_IDS = select(manifests.c.digest, manifests.c.id).where(
@@ -136,13 +155,6 @@ _HELD_MANIFESTS = (
     .join(blobs, blobs.c.id == manifests.c.blob_id)
     .join(repositories, repositories.c.id == manifests.c.repository_id)
     .where(_OF_REPOSITORY, manifests.c.digest.in_(_DIGESTS))
-)
-_HAS_BLOBS = exists().where(repository_blobs.c.repository_id == repositories.c.id)
-_EVERYTHING = (
-    select(repositories.c.name)
-    .where(repositories.c.name > _AFTER, _HAS_MANIFESTS | _HAS_BLOBS)
-    .order_by(repositories.c.name)
-    .limit(_LIMIT)
 )
 
 
@@ -192,7 +204,7 @@ class SqlMetadata:
 
     async def holder(self, digest: Digest, *, visible: Callable[[str], bool]) -> str | None:
         query = self._holders if digest.algorithm == CANONICAL else self._holders_by_alias
-        async with aclosing(self._batches({"digest": str(digest)}, query, after="", batch=BATCH)) as batches:
+        async with aclosing(self._batches({"digest": str(digest)}, query, after=0, batch=BATCH)) as batches:
             async for names in batches:
                 for name in filter(visible, names):
                     return name
@@ -261,17 +273,16 @@ class SqlMetadata:
         await self._database.close()
 
     async def _batches(
-        self, parameters: Mapping[str, Any], query: Any, *, after: str, batch: int
+        self, parameters: Mapping[str, Any], query: Query, *, after: str | int, batch: int
     ) -> AsyncGenerator[Sequence[str]]:
-        """The names that a query finds, in their order."""
+        """The names that a query finds, in the order of its last column."""
         while True:
             rows = await self._database.fetch(query, {**parameters, "after": after, "limit": batch})
-            names = [name for (name,) in rows]
-            if names:
-                yield names
-            if len(names) < batch:
+            if rows:
+                yield [row[0] for row in rows]
+            if len(rows) < batch:
                 return
-            after = names[-1]
+            after = rows[-1][-1]
 
 
 def _link_blobs(connection: Connection, repository: str, linked: Sequence[LinkedBlob]) -> None:

@@ -88,7 +88,7 @@ repository_blobs: Final = Table(
     Column("repository_id", Id, ForeignKey("repositories.id"), primary_key=True, autoincrement=False),
     Column("blob_id", Id, ForeignKey("blobs.id"), primary_key=True, autoincrement=False),
     Column("created_at", BigInteger, nullable=False),
-    Index("ix_repository_blobs_blob_id", "blob_id"),
+    Index("ix_repository_blobs_blob_id_repository_id", "blob_id", "repository_id"),
     **_TABLE,
 )
 """Which repository holds which blob."""
@@ -103,7 +103,7 @@ blob_aliases: Final = Table(
         ["repository_id", "blob_id"], ["repository_blobs.repository_id", "repository_blobs.blob_id"], ondelete="CASCADE"
     ),
     Index("ix_blob_aliases_repository_id_blob_id", "repository_id", "blob_id"),
-    Index("ix_blob_aliases_digest", "digest"),
+    Index("ix_blob_aliases_digest_repository_id", "digest", "repository_id"),
     **_TABLE,
 )
 """Further digests by which a repository's blob is found."""

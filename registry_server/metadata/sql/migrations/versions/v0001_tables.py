@@ -72,7 +72,7 @@ def upgrade() -> None:
         Column("repository_id", Id, ForeignKey("repositories.id"), primary_key=True, autoincrement=False),
         Column("blob_id", Id, ForeignKey("blobs.id"), primary_key=True, autoincrement=False),
         Column("created_at", BigInteger, nullable=False),
-        Index("ix_repository_blobs_blob_id", "blob_id"),
+        Index("ix_repository_blobs_blob_id_repository_id", "blob_id", "repository_id"),
         **_TABLE,
     )
     op.create_table(
@@ -86,7 +86,7 @@ def upgrade() -> None:
             ondelete="CASCADE",
         ),
         Index("ix_blob_aliases_repository_id_blob_id", "repository_id", "blob_id"),
-        Index("ix_blob_aliases_digest", "digest"),
+        Index("ix_blob_aliases_digest_repository_id", "digest", "repository_id"),
         **_TABLE,
     )
     op.create_table(
