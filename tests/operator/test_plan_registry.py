@@ -2,6 +2,7 @@
 
 import base64
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ POD = Placement(
     data_directory="/var/lib/registry",
     listen=":5000",
     debug_listen=":5001",
+    notice=timedelta(seconds=5),
     hosts=("team", "team.images.svc"),
     address="team.images.svc:5000",
 )
@@ -35,6 +37,7 @@ PROCESS = Placement(
     data_directory="/state/data",
     listen="127.0.0.1:5000",
     debug_listen="127.0.0.1:20001",
+    notice=timedelta(0),
     hosts=("localhost", "::1"),
     address="localhost:5000",
 )
@@ -91,6 +94,7 @@ class TestServerConfiguration:
             .replace("127.0.0.1:20001", ":5001")
             .replace("/state/data", "/var/lib/registry")
             .replace("/state/", "/etc/regatta/")
+            .replace("notice: 0s", "notice: 5s")
         )
         assert replaced == in_pod
 
@@ -173,11 +177,9 @@ class TestRollout:
 
     def test_a_pod_has_time_to_drain(self) -> None:
         """Endpoints forget it, then the server finishes what is under way, then it ends."""
-        deployment = plan()["Deployment"]
-        pod = deployment["spec"]["template"]["spec"]
-        drain = config.parse_duration(settings()["http"]["draintimeout"]).total_seconds()
-        pause = container(deployment)["lifecycle"]["preStop"]["sleep"]["seconds"]
-        assert pod["terminationGracePeriodSeconds"] > pause + drain
+        pod = plan()["Deployment"]["spec"]["template"]["spec"]
+        told = settings()["shutdown"]["notice"], settings()["http"]["draintimeout"]
+        assert pod["terminationGracePeriodSeconds"] > sum(config.parse_duration(each).total_seconds() for each in told)
 
 
 class TestPods:

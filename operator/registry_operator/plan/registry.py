@@ -20,9 +20,8 @@ CONFIG, ADMIN_LOGIN, TLS, AUTHORITY, DATA = "-config", "-admin", "-tls", "-ca", 
 LOGIN_CHECKED: Final = "regatta.dev/login-checked"
 """Annotation of the generated login's Secret: the digest of a password and hash that match. It spares many a bcrypt."""
 
-PRE_STOP_SECONDS: Final = 5
-"""A pod goes on serving while the Services' endpoints forget it; then the server drains."""
-GRACE_SECONDS: Final = PRE_STOP_SECONDS + int(DRAIN.total_seconds()) + 10
+MARGIN_SECONDS: Final = 10
+"""Between the moment a server has ended at the latest and the one it is killed at."""
 
 
 def plan_registry(registry: Registry, facts: Facts, placement: Placement) -> list[Manifest]:
@@ -163,6 +162,5 @@ class _Plan:
             users_secret=users_secret_name(self.registry),
             claim=claim_name(self.registry),
             several_nodes="ReadWriteMany" in self.facts.access_modes,
-            pre_stop_seconds=PRE_STOP_SECONDS,
-            grace_seconds=GRACE_SECONDS,
+            grace_seconds=int((self.placement.notice + DRAIN).total_seconds()) + MARGIN_SECONDS,
         )

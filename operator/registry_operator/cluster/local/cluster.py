@@ -9,6 +9,7 @@ import socket
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final, Literal
 
 from registry_operator.api.kinds import CHILDREN, DEPLOYMENT, PERSISTENT_VOLUME_CLAIM, REGISTRY, Kind
@@ -115,6 +116,7 @@ class LocalCluster:
             data_directory=str(directory / "data"),
             listen=f"127.0.0.1:{port}",
             debug_listen=f"127.0.0.1:{self._debug_port(key)}",
+            notice=timedelta(0),
             hosts=tuple(dict.fromkeys(("localhost", "127.0.0.1", "::1", socket.gethostname()))),
             address=f"localhost:{port}",
         )
