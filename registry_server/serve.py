@@ -1,7 +1,7 @@
 """A server's life: bind, start the workers, keep them running, end them.
 
-    run ─► prepare ─► supervise ─► stop            in the first process
-             └► worker: serve ─► drain             one a core, sharing the sockets
+    run ─► prepare ─► supervise ─► stop                  in the first process
+             └► worker: serve ─► take leave ─► drain     one a core, sharing the sockets
 
 Workers share nothing but storage, the listening sockets and the folder they publish their metrics in.
 """
@@ -182,11 +182,12 @@ class Supervisor:
         return True
 
     def _end_all(self) -> None:
-        logger.info("stopping: no new connections; requests in progress have %s", self._shared.config.http.draintimeout)
+        notice, drain = self._shared.config.shutdown.notice, self._shared.config.http.draintimeout
+        logger.info("stopping: no new connections after %s; requests in progress then have %s", notice, drain)
         self._shared.stop_listening()
         for worker in self._workers.values():
             worker.terminate()
-        deadline = time.monotonic() + self._shared.config.http.draintimeout.total_seconds() + 2
+        deadline = time.monotonic() + (notice + drain).total_seconds() + 2
         for worker in self._workers.values():
             worker.join(max(deadline - time.monotonic(), 0.1))
             if worker.is_alive():
@@ -238,6 +239,7 @@ class Worker:
         debug = self._listen_debug()
         background = [asyncio.create_task(work) for work in self._background()]
         await stop.wait()
+        await self._take_leave()
         await self._drain(debug)
         for task in background:
             task.cancel()
@@ -341,6 +343,11 @@ class Worker:
         await asyncio.sleep(MOVE_ON)
         await listener.close()
         del self._retired[listener]
+
+    async def _take_leave(self) -> None:
+        """Clients go elsewhere between two requests; those that were sent here a moment ago are served."""
+        self._app.leaving = True
+        await asyncio.sleep(self._shared.config.shutdown.notice.total_seconds())
 
     async def _drain(self, debug: Listener | None) -> None:
         self._listener.retire()

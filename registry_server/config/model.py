@@ -364,6 +364,16 @@ class Manifests(Section):
     sparse: Literal["none", "indexes", "all"] = "indexes"
 
 
+class Shutdown(Section):
+    """How a server leaves that was told to stop.
+
+    For the time of `notice` it takes new connections all the same and ends each with its next answer, so that clients
+    and whatever leads them here turn to another server before a connection is closed. Then `http.draintimeout` begins.
+    """
+
+    notice: Duration = timedelta(0)
+
+
 def _version(value: Any) -> Any:
     return str(getattr(value, "text", value)) if isinstance(value, float) else value
 
@@ -382,3 +392,4 @@ class Config(Section):
     health: Health = Health()
     access: Access | None = None
     manifests: Manifests = Manifests()
+    shutdown: Shutdown = Shutdown()

@@ -74,6 +74,8 @@ class App:
     """What paths begin with before `/v2/` (`http.prefix`), without its last slash."""
     base_url: str = ""
     """Scheme and host as clients see them (`http.host`); empty to take them from the request."""
+    leaving: bool = False
+    """Whether the server is about to stop, so that every connection ends with its next response."""
     _ids: "itertools.count[int]" = field(default_factory=itertools.count)
     _id_prefix: str = field(default_factory=lambda: secrets.token_hex(6))
 
@@ -94,7 +96,7 @@ class App:
             await body.drain()
         request_id = self._request_id(request)
         further = [API_VERSION, ("x-request-id", request_id), *self.headers]
-        if closing and scope.http_version == "1.1":
+        if (closing or self.leaving) and scope.http_version == "1.1":
             further.append(CLOSE)
         response.headers += further
         if isinstance(response.body, Stream):

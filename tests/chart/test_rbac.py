@@ -9,6 +9,7 @@ import pytest
 from registry_operator.api.kinds import (
     CONFIG_MAP,
     DEPLOYMENT,
+    NETWORK_POLICY,
     PERSISTENT_VOLUME_CLAIM,
     REGISTRY,
     SECRET,
@@ -30,6 +31,7 @@ LEFTOVERS: dict[Kind, Json] = {
     SERVICE_ACCOUNT: {},
     SERVICE: {"spec": {"ports": [{"port": 1}]}},
     DEPLOYMENT: {"spec": {"selector": {"matchLabels": {"app": "old"}}, "template": POD}},
+    NETWORK_POLICY: {"spec": {"podSelector": {}}},
     CONFIG_MAP: {},
     SECRET: {},
 }

@@ -197,9 +197,9 @@ class TestVersions:
         assert before != after
         assert before["spec"] == after["spec"]
 
-    def test_are_those_of_kubernetes_that_the_samples_need(self, helm: Helm) -> None:
-        with pytest.raises(CommandFailed, match=r"requires kubeVersion: >=1\.30"):
-            helm("template", RELEASE, CHART, "--kube-version=1.29")
+    def test_are_those_of_kubernetes_that_the_crds_need(self, helm: Helm) -> None:
+        with pytest.raises(CommandFailed, match=r"requires kubeVersion: >=1\.29"):
+            helm("template", RELEASE, CHART, "--kube-version=1.28")
 
 
 class TestArtifactHub:

@@ -303,6 +303,26 @@ class TestObjects:
 
         run(test())
 
+    def test_a_network_policy_is_spoken_of_where_it_would_keep_somebody_out(self, tmp_path: Path) -> None:
+        """Every Registry has one; the port that it closes by default listens on loopback here."""
+
+        async def test() -> None:
+            async with world(tmp_path) as here:
+                for name, rule in {"open": {}, "narrow": {"from": [{"podSelector": {}}]}}.items():
+                    policy = {
+                        "apiVersion": "networking.k8s.io/v1",
+                        "kind": "NetworkPolicy",
+                        "metadata": {"name": name},
+                        "spec": {"podSelector": {}, "ingress": [rule]},
+                    }
+                    await here.cluster.apply(policy)
+                    assert await here.cluster.get(key_of(policy)) is not None
+                assert [(event.regarding.name, event.message) for event in here.events] == [
+                    ("narrow", "NetworkPolicy means nothing in local mode")
+                ]
+
+        run(test())
+
 
 class TestProcesses:
     """A Deployment is a process, and its status tells the truth about it."""

@@ -71,6 +71,7 @@ class TestDefaults:
             "tls": {"selfSigned": {}},
             "access": {"anonymous": "none"},
             "service": {"type": "ClusterIP", "port": 5000},
+            "networkPolicy": {"enabled": True},
             "replicas": 1,
             "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"cpu": "2", "memory": "1Gi"}},
             "scheduling": {},
@@ -112,6 +113,23 @@ BAD_SPECS: dict[str, tuple[Json, str]] = {
     "a node port without a node's port": (
         {"service": {"nodePort": 30500}},
         "nodePort needs type NodePort or LoadBalancer",
+    ),
+    "nobody as clients": ({"networkPolicy": {"clientsFrom": []}}, "spec.networkPolicy.clientsFrom: Invalid value"),
+    "a peer that is nobody": (
+        {"networkPolicy": {"metricsFrom": [{}]}},
+        "either ipBlock must be given, or namespaceSelector, podSelector or both",
+    ),
+    "a peer that is both pods and addresses": (
+        {"networkPolicy": {"clientsFrom": [{"podSelector": {}, "ipBlock": {"cidr": "10.0.0.0/8"}}]}},
+        "either ipBlock must be given, or namespaceSelector, podSelector or both",
+    ),
+    "a range that is none": (
+        {"networkPolicy": {"clientsFrom": [{"ipBlock": {"cidr": "10.0.0.1"}}]}},
+        "must be a range of addresses, such as 192.0.2.0/24",
+    ),
+    "a comparison with nothing": (
+        {"networkPolicy": {"metricsFrom": [{"podSelector": {"matchExpressions": [{"key": "app", "operator": "In"}]}}]}},
+        "operators In and NotIn need values, Exists and DoesNotExist have none",
     ),
     "a port that is none": ({"service": {"port": 70000}}, "spec.service.port: Invalid value"),
     "a role with actions": (

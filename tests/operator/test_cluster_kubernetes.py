@@ -13,6 +13,7 @@ from registry_operator.api.kinds import (
     CHILDREN,
     CONFIG_MAP,
     DEPLOYMENT,
+    NETWORK_POLICY,
     PERSISTENT_VOLUME_CLAIM,
     REGISTRY,
     SECRET,
@@ -446,5 +447,14 @@ class TestPlacement:
 def test_the_kinds_used_here_exist() -> None:
     """Guards the imports above against a kind that is renamed without its plural."""
     assert {kind.plural for kind in CHILDREN} == {
-        kind.plural for kind in (CONFIG_MAP, DEPLOYMENT, PERSISTENT_VOLUME_CLAIM, SECRET, SERVICE, SERVICE_ACCOUNT)
+        kind.plural
+        for kind in (
+            CONFIG_MAP,
+            DEPLOYMENT,
+            NETWORK_POLICY,
+            PERSISTENT_VOLUME_CLAIM,
+            SECRET,
+            SERVICE,
+            SERVICE_ACCOUNT,
+        )
     }

@@ -2,8 +2,9 @@
 
 import base64
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -25,6 +26,7 @@ POD = Placement(
     data_directory="/var/lib/registry",
     listen=":5000",
     debug_listen=":5001",
+    notice=timedelta(seconds=5),
     hosts=("team", "team.images.svc"),
     address="team.images.svc:5000",
 )
@@ -35,6 +37,7 @@ PROCESS = Placement(
     data_directory="/state/data",
     listen="127.0.0.1:5000",
     debug_listen="127.0.0.1:20001",
+    notice=timedelta(0),
     hosts=("localhost", "::1"),
     address="localhost:5000",
 )
@@ -82,7 +85,7 @@ class TestServerConfiguration:
         assert loaded.warnings == ()
         assert config.dump(loaded.config) == file.read_text()
 
-    def test_it_differs_between_places_in_addresses_and_paths_alone(self) -> None:
+    def test_it_differs_between_places_in_what_the_place_says_alone(self) -> None:
         """Local mode and the cluster run the same registry."""
         in_pod = config.dump(config.Config.model_validate(settings(placement=POD)))
         on_machine = config.dump(config.Config.model_validate(settings(placement=PROCESS)))
@@ -91,6 +94,7 @@ class TestServerConfiguration:
             .replace("127.0.0.1:20001", ":5001")
             .replace("/state/data", "/var/lib/registry")
             .replace("/state/", "/etc/regatta/")
+            .replace("notice: 0s", "notice: 5s")
         )
         assert replaced == in_pod
 
@@ -165,7 +169,12 @@ class TestRollout:
         assert self.template(facts=other) == self.template()
 
     @pytest.mark.parametrize(
-        "spec", [{"service": {"type": "NodePort", "port": 443}}, {"storage": {"filesystem": {"size": "20Gi"}}}]
+        "spec",
+        [
+            {"service": {"type": "NodePort", "port": 443}},
+            {"storage": {"filesystem": {"size": "20Gi"}}},
+            {"networkPolicy": {"enabled": False}},
+        ],
     )
     def test_what_is_none_of_the_pods_business_does_not(self, spec: Json) -> None:
         """Services and sizes change around running pods."""
@@ -173,11 +182,9 @@ class TestRollout:
 
     def test_a_pod_has_time_to_drain(self) -> None:
         """Endpoints forget it, then the server finishes what is under way, then it ends."""
-        deployment = plan()["Deployment"]
-        pod = deployment["spec"]["template"]["spec"]
-        drain = config.parse_duration(settings()["http"]["draintimeout"]).total_seconds()
-        pause = container(deployment)["lifecycle"]["preStop"]["sleep"]["seconds"]
-        assert pod["terminationGracePeriodSeconds"] > pause + drain
+        pod = plan()["Deployment"]["spec"]["template"]["spec"]
+        told = settings()["shutdown"]["notice"], settings()["http"]["draintimeout"]
+        assert pod["terminationGracePeriodSeconds"] > sum(config.parse_duration(each).total_seconds() for each in told)
 
 
 class TestPods:
@@ -213,6 +220,52 @@ class TestPods:
         deployment = plan(spec)["Deployment"]
         (constraint,) = deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]
         assert constraint["labelSelector"] == deployment["spec"]["selector"]
+
+
+class TestNetworkPolicy:
+    """Who may connect."""
+
+    CI: ClassVar = {"namespaceSelector": {"matchLabels": {"team": "ci"}}}
+    PROMETHEUS: ClassVar = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "prometheus"}}}
+
+    @pytest.mark.parametrize(
+        ("spec", "rules"),
+        [
+            ({}, [{"ports": [5000]}]),
+            ({"metricsFrom": []}, [{"ports": [5000]}]),
+            ({"metricsFrom": [PROMETHEUS]}, [{"ports": [5000]}, {"ports": [5001], "from": [PROMETHEUS]}]),
+            ({"clientsFrom": [CI]}, [{"ports": [5000], "from": [CI]}]),
+            (
+                {"clientsFrom": [CI], "metricsFrom": [PROMETHEUS]},
+                [{"ports": [5000], "from": [CI]}, {"ports": [5001], "from": [PROMETHEUS]}],
+            ),
+        ],
+        ids=["by default", "nobody named", "metrics", "clients", "both"],
+    )
+    def test_the_registry_is_open_and_its_metrics_closed_unless_said_otherwise(
+        self, spec: Json, rules: list[Json]
+    ) -> None:
+        """A rule without `from` admits everyone; a port in no rule, nobody."""
+        found = plan({"networkPolicy": spec})["NetworkPolicy"]["spec"]
+        assert found["policyTypes"] == ["Ingress"]
+        assert [{**rule, "ports": [port["port"] for port in rule["ports"]]} for rule in found["ingress"]] == rules
+
+    def test_it_is_about_this_registrys_pods_and_their_ports(self) -> None:
+        """Of which it forgets none."""
+        children = plan({"networkPolicy": {"metricsFrom": [self.PROMETHEUS]}})
+        deployment, policy = children["Deployment"], children["NetworkPolicy"]
+        assert policy["spec"]["podSelector"] == deployment["spec"]["selector"]
+        named = {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]}
+        assert named == {port["containerPort"] for port in container(deployment)["ports"]}
+
+    def test_it_is_there_before_the_pods(self) -> None:
+        """None is unprotected for a moment."""
+        kinds = [child["kind"] for child in plan_registry(registry(), FACTS, POD)]
+        assert kinds.index("NetworkPolicy") < kinds.index("Deployment")
+
+    def test_it_may_be_switched_off(self) -> None:
+        """Where others of the namespace say who may connect."""
+        assert "NetworkPolicy" not in plan({"networkPolicy": {"enabled": False}})
 
 
 class TestTemplates:

@@ -25,6 +25,7 @@ SAME: dict[str, tuple[Any, Any]] = {
         {"limits": {"cpu": 1, "memory": "1024Mi"}},
     ),
     "a size in other words": ({"emptyDir": {"sizeLimit": "1024Mi"}}, {"emptyDir": {"sizeLimit": "1Gi"}}),
+    "an empty selector that was dropped": ({"podSelector": {}}, {}),
     "a container of somebody else": (
         {"containers": [{"name": "registry", "image": "a"}]},
         {"containers": [{"name": "mesh"}, {"name": "registry", "image": "a", "stdin": False}]},
@@ -50,6 +51,7 @@ DIFFERENT: dict[str, tuple[Any, Any]] = {
     "another container": ({"containers": [{"name": "a"}]}, {"containers": [{"name": "b"}]}),
     "one item more": ({"args": ["a"]}, {"args": ["a", "b"]}),
     "one item less": ({"args": ["a", "b"]}, {"args": ["a"]}),
+    "a label more to select by": ({"selector": {"a": "1"}}, {"selector": {"a": "1", "b": "2"}}),
     "another order": ({"args": ["a", "b"]}, {"args": ["b", "a"]}),
     "false where nothing is": ({"a": False}, {}),
 }

@@ -7,6 +7,7 @@ import pytest
 from registry_operator.api.kinds import (
     CONFIG_MAP,
     DEPLOYMENT,
+    NETWORK_POLICY,
     PERSISTENT_VOLUME_CLAIM,
     REGISTRY,
     SECRET,
@@ -24,6 +25,7 @@ POD = Kind("v1", "Pod", "pods")
 CHILDREN = [
     "ConfigMap/team-ca",
     "Deployment/team",
+    "NetworkPolicy/team",
     "PersistentVolumeClaim/team-data",
     "Secret/team-admin",
     "Secret/team-ca",
@@ -96,6 +98,23 @@ SPECS: dict[str, Json] = {
             "port": 443,
             "annotations": {"example.com/note": "'a' <b> &c \u2028 \U0001f6a2"},
         },
+        "networkPolicy": {
+            "clientsFrom": [
+                {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "ci"}}},
+                {"podSelector": {}},
+                {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}},
+            ],
+            "metricsFrom": [
+                {
+                    "namespaceSelector": {
+                        "matchExpressions": [
+                            {"key": "team", "operator": "In", "values": ["a", "b"]},
+                            {"key": "legacy", "operator": "DoesNotExist"},
+                        ]
+                    }
+                }
+            ],
+        },
         "replicas": 3,
         "resources": {
             "requests": {"cpu": "1000m", "memory": "0.5Gi"},
@@ -132,6 +151,7 @@ SPECS: dict[str, Json] = {
         "resources": {},
     },
     "one without TLS": {"tls": {"disabled": {}}},
+    "one without a NetworkPolicy": {"networkPolicy": {"enabled": False}},
 }
 
 
@@ -178,6 +198,8 @@ class TestRepair:
             (DEPLOYMENT, "team", {"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 30}}}}),
             (SERVICE, "team", {"spec": {"selector": {"app.kubernetes.io/name": "else"}}}),
             (SERVICE_ACCOUNT, "team", {"automountServiceAccountToken": True}),
+            (NETWORK_POLICY, "team", {"spec": {"ingress": [{}]}}),
+            (NETWORK_POLICY, "team", {"spec": {"podSelector": {"matchLabels": {"app": "else"}}}}),
             (CONFIG_MAP, "team-ca", {"data": {"ca.crt": "another"}}),
             (SECRET, "team-config", {"data": {"config.yml": "YQ=="}}),
             (SECRET, "team-tls", {"data": {"ca.crt": "YQ=="}}),
@@ -241,6 +263,13 @@ class TestPruning:
         gone = {"ConfigMap/team-ca", "Secret/team-ca", "Secret/team-tls"}
         assert world.children() == [child for child in CHILDREN if child not in gone]
 
+    def test_a_network_policy_that_is_switched_off(self, world: World) -> None:
+        """Everyone may connect to everything from then on."""
+        world.serve()
+        world.change({"networkPolicy": {"enabled": False}})
+        world.reconcile()
+        assert world.children() == [child for child in CHILDREN if child != "NetworkPolicy/team"]
+
     def test_never_a_claim_nor_what_only_looks_like_ours(self, world: World) -> None:
         """Labels alone make no child."""
         world.serve()
@@ -279,6 +308,7 @@ class TestNamesOfOthers:
             (SECRET, "team-admin", {}),
             (CONFIG_MAP, "team-ca", {}),
             (SERVICE_ACCOUNT, "team", {}),
+            (NETWORK_POLICY, "team", {"spec": {"podSelector": {}}}),
         ],
     )
     def test_the_registry_degrades_and_heals(self, world: World, kind: Kind, name: str, content: Json) -> None:

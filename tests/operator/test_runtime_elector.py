@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,14 @@ def test_a_lease_that_is_released_needs_not_expire(electing, kube, namespace) ->
         await soon(waiting)
         lease = kube.get(LEASE, namespace, "lease")["spec"]
         assert (lease["holderIdentity"], lease["leaseTransitions"]) == ("second", 1)
+
+    electing(scenario)
+
+
+def test_a_lease_is_taken_over_when_it_expires_and_not_at_some_later_look(electing) -> None:  # type: ignore[no-untyped-def]
+    async def scenario(elector: Electors) -> None:
+        await soon(elector("first").acquire())
+        await soon(elector("second", replace(FAST, retry=3600.0)).acquire())
 
     electing(scenario)
 

@@ -25,6 +25,7 @@ from tests.operator.kube import Json, Kube, Operator, Wire, eventually, opaque, 
 CHILDREN_OF_TEAM = [
     "ConfigMap/team-ca",
     "Deployment/team",
+    "NetworkPolicy/team",
     "PersistentVolumeClaim/team-data",
     "Secret/team-admin",
     "Secret/team-ca",

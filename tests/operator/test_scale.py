@@ -12,7 +12,7 @@ from tests.operator.kube import Kube, Operator, eventually, operator
 
 FLEET = 100
 NAMESPACES = 5
-CHILDREN_EACH = 9
+CHILDREN_EACH = 10
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,19 @@ import contextlib
 import os
 import signal
 import socket
+import ssl
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.server.conftest import Serve
 from tests.server.content import Repository, digest_of
+from tests.server.http2 import GoneAway, HTTP2Connection
 from tests.server.live import LiveRegistry, until
 
 
@@ -95,6 +101,47 @@ class TestStop:
         until(lambda: not _listens(registry), "nobody listens")
         with socket.create_server((registry.host, registry.port)):
             assert _finish(connection, b"456").startswith(b"HTTP/1.1 202")
+        assert registry.process.wait() == 0
+
+
+class TestNotice:
+    """With `shutdown.notice` clients go elsewhere before anything is closed."""
+
+    def test_no_request_of_a_busy_client_fails(self, serve: Serve) -> None:
+        """Each connection is told that it ends, in an answer or by GOAWAY, and none ends otherwise."""
+        registry = serve(_NOTICE, tls=True, workers=2)
+        digest = Repository(registry.client(), "app").push_blob(b"x" * 1000)
+        paths = ("/v2/", f"/v2/app/blobs/{digest}", "/healthz")
+        asked = threading.Semaphore(0)
+        with ThreadPoolExecutor(12) as pool:
+            clients = [
+                pool.submit(client, registry, path, asked.release)
+                for client in (_ask_until_told_to_close, _ask_until_goaway)
+                for path in 2 * paths
+            ]
+            for _ in range(100):
+                assert asked.acquire(timeout=60)
+            registry.signal_stop()
+            for client in clients:
+                client.result()
+        assert registry.process.wait() == 0
+
+    def test_who_is_still_led_here_is_served(self, serve: Serve) -> None:
+        """On a connection that ends with the answer."""
+        registry = serve(_NOTICE)
+        registry.signal_stop()
+        until(lambda: "stopping" in registry.messages(), "the server is stopping")
+        until(lambda: registry.fresh.get(f"{registry.url}/v2/").headers.get("connection") == "close", "it takes leave")
+        assert registry.fresh.get(f"{registry.url}/v2/").status_code == 200
+        assert registry.debug("/readyz").status_code == 200
+        assert registry.process.wait() == 0
+
+    def test_requests_in_flight_then_have_their_time(self, serve: Serve) -> None:
+        registry = serve({"shutdown": {"notice": "300ms"}})
+        _, connection = _begin_upload(registry, b"123")
+        registry.signal_stop()
+        until(lambda: not _listens(registry), "nobody listens")
+        assert _finish(connection, b"456").startswith(b"HTTP/1.1 202")
         assert registry.process.wait() == 0
 
 
@@ -185,6 +232,7 @@ class TestStart:
 
 
 _DRAIN = 60
+_NOTICE = {"shutdown": {"notice": "4s"}}
 
 
 def _begin_upload(
@@ -210,6 +258,28 @@ def _finish(connection: socket.socket, rest: bytes) -> bytes:
         while piece := connection.recv(4096):
             answer += piece
     return answer
+
+
+def _ask_until_told_to_close(registry: LiveRegistry, path: str, asked: Callable[[], None]) -> None:
+    """Requests on one connection; what else may happen to it raises."""
+    with httpx.Client(verify=registry.trust(), timeout=60) as client:
+        while True:
+            answer = client.get(f"{registry.url}{path}")
+            assert answer.status_code == 200
+            if answer.headers.get("connection") == "close":
+                return
+            asked()
+
+
+def _ask_until_goaway(registry: LiveRegistry, path: str, asked: Callable[[], None]) -> None:
+    """The same over HTTP/2."""
+    trust = registry.trust()
+    assert isinstance(trust, ssl.SSLContext)
+    connected = contextlib.closing(HTTP2Connection(registry.host, registry.port, trust))
+    with connected as connection, contextlib.suppress(GoneAway):
+        while True:
+            assert connection.get(path)[0] == 200
+            asked()
 
 
 def _replace(registry: LiveRegistry, worker: int) -> None:

@@ -17,6 +17,9 @@ a Registry names, and of all others for the metadata, to notice when one appears
 - apiGroups: [apps]
   resources: [deployments]
   verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, list, watch, create, patch, delete]
 # No delete: content outlives its Registry.
 - apiGroups: [""]
   resources: [persistentvolumeclaims]

@@ -1,6 +1,7 @@
 """Where a registry's process finds its files and listens: the one thing in which a pod and a local process differ."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,8 @@ class Placement:
     """`host:port` of the registry's API."""
     debug_listen: str
     """`host:port` of health and metrics."""
+    notice: timedelta
+    """How long it takes until nobody is led here any more: what a process that stops waits for first."""
     hosts: tuple[str, ...]
     """DNS names and IP addresses by which clients reach the registry: the certificate's subject alternative names."""
     address: str

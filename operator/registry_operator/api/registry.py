@@ -41,6 +41,11 @@ ResourceQuantity = Annotated[
         }
     ),
 ]
+AddressRange = Annotated[
+    str,
+    Field(max_length=49),
+    Matching(r"[0-9a-fA-F:.]+/[0-9]{1,3}", "must be a range of addresses, such as 192.0.2.0/24"),
+]
 AccessMode = Literal["ReadWriteOnce", "ReadWriteOncePod", "ReadWriteMany"]
 
 _COMPONENT: Final = r"(\*{1,2}|\*?[a-z0-9._?-]+(\*[a-z0-9._?-]+)*\*?)"
@@ -269,6 +274,75 @@ class Service(Model):
     )
 
 
+class LabelExpression(Model):
+    """A condition on a label."""
+
+    key: Annotated[str, Field(min_length=1, max_length=317)]
+    """Name of the label."""
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    """How the label is compared with `values`."""
+    values: Annotated[tuple[Annotated[str, Field(max_length=63)], ...], Field(max_length=64)] | None = None
+    """What the label is compared with: given with In and NotIn alone."""
+
+    rules: ClassVar = (
+        Rule(
+            "(self.operator == 'In' || self.operator == 'NotIn') == (has(self.values) && self.values.size() > 0)",
+            "operators In and NotIn need values, Exists and DoesNotExist have none",
+        ),
+    )
+
+
+class LabelSelector(Model):
+    """Selects by labels. An empty one selects all."""
+
+    match_labels: Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=64)] | None = None
+    """Labels that are all there."""
+    match_expressions: Annotated[tuple[LabelExpression, ...], Field(max_length=32)] | None = None
+    """Conditions that all hold."""
+
+
+class AddressBlock(Model):
+    """A range of IP addresses."""
+
+    cidr: AddressRange
+    """The range, such as 192.0.2.0/24 or 2001:db8::/64."""
+    except_: Annotated[tuple[AddressRange, ...] | None, Field(max_length=64, alias="except")] = None
+    """Ranges within it that are left out."""
+
+
+class NetworkPeer(Model):
+    """Where connections come from, as in a NetworkPolicy."""
+
+    namespace_selector: LabelSelector | None = None
+    """Namespaces by their labels, with all their pods unless `podSelector` narrows them."""
+    pod_selector: LabelSelector | None = None
+    """Pods by their labels, of the Registry's namespace unless `namespaceSelector` is given."""
+    ip_block: AddressBlock | None = None
+    """Addresses, such as those of nodes or of clients outside the cluster."""
+
+    rules: ClassVar = (
+        Rule(
+            "has(self.ipBlock) != (has(self.namespaceSelector) || has(self.podSelector))",
+            "either ipBlock must be given, or namespaceSelector, podSelector or both",
+        ),
+    )
+
+
+class NetworkPolicy(Model):
+    """Who may connect to the replicas, where the cluster's network enforces NetworkPolicies."""
+
+    enabled: bool = True
+    """Whether there is a NetworkPolicy. Without one, and without others of your own, everyone may connect to every
+    port."""
+    clients_from: Annotated[tuple[NetworkPeer, ...], Field(min_length=1, max_length=64)] | None = None
+    """Who may connect to the registry, everyone unless given. Nodes that pull images are clients too: name their
+    addresses by `ipBlock`. What comes through a node port or load balancer has a node's address, unless the Service
+    keeps the client's."""
+    metrics_from: Annotated[tuple[NetworkPeer, ...], Field(max_length=64)] | None = None
+    """Who may connect to the port of metrics and health, such as Prometheus; nobody unless given. The kubelet's probes
+    always may."""
+
+
 class Resources(Model):
     """CPU and memory of a replica."""
 
@@ -374,6 +448,8 @@ class RegistrySpec(Model):
     """Who may do what."""
     service: Service = Service()
     """The Service in front of the registry."""
+    network_policy: NetworkPolicy = NetworkPolicy()
+    """Who may connect: to the registry everyone, to its metrics nobody, unless it says otherwise."""
     replicas: Annotated[int, Field(ge=0, le=100)] = 1
     """How many pods serve. More than one needs storage that they can share. 0 stops the registry and keeps
     everything."""

@@ -35,6 +35,7 @@ def server_config(registry: Registry, placement: Placement) -> config.Config:
             )
         ),
         access=config.Access(policies=_policies(spec.access)),
+        shutdown=config.Shutdown(notice=placement.notice),
     )
 
 

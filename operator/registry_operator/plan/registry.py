@@ -20,9 +20,8 @@ CONFIG, ADMIN_LOGIN, TLS, AUTHORITY, DATA = "-config", "-admin", "-tls", "-ca", 
 LOGIN_CHECKED: Final = "regatta.dev/login-checked"
 """Annotation of the generated login's Secret: the digest of a password and hash that match. It spares many a bcrypt."""
 
-PRE_STOP_SECONDS: Final = 5
-"""A pod goes on serving while the Services' endpoints forget it; then the server drains."""
-GRACE_SECONDS: Final = PRE_STOP_SECONDS + int(DRAIN.total_seconds()) + 10
+MARGIN_SECONDS: Final = 10
+"""Between the moment a server has ended at the latest and the one it is killed at."""
 
 
 def plan_registry(registry: Registry, facts: Facts, placement: Placement) -> list[Manifest]:
@@ -38,6 +37,7 @@ def plan_registry(registry: Registry, facts: Facts, placement: Placement) -> lis
         *(plan.own_tls(facts.own_tls) if facts.own_tls else []),
         *([plan.claim()] if plan.makes_claim else []),
         plan.service(),
+        *([plan.network_policy()] if registry.spec.network_policy.enabled else []),
         plan.deployment(),
     ]
 
@@ -86,6 +86,13 @@ class _Plan:
     @cached_property
     def config_text(self) -> str:
         return config.dump(self.config)
+
+    @property
+    def debug_port(self) -> int:
+        """Of health and metrics."""
+        debug = self.config.http.debug
+        assert debug is not None  # noqa: S101, every server of ours has one
+        return debug.addr.port
 
     @property
     def selector(self) -> dict[str, str]:
@@ -140,10 +147,18 @@ class _Plan:
         tls = self.registry.spec.tls.disabled is None
         return render("service", metadata=metadata, service=service, selector=self.selector, tls=tls)
 
+    def network_policy(self) -> Manifest:
+        return render(
+            "network_policy",
+            metadata=self.metadata(),
+            selector=self.selector,
+            port=self.config.http.addr.port,
+            debug_port=self.debug_port,
+            policy=self.registry.spec.network_policy.model_dump(by_alias=True, exclude_none=True),
+        )
+
     def deployment(self) -> Manifest:
         spec = self.registry.spec
-        debug = self.config.http.debug
-        assert debug is not None  # noqa: S101, every server of ours has one
         return render(
             "deployment",
             metadata=self.metadata(),
@@ -156,13 +171,12 @@ class _Plan:
             config_hash=hashlib.sha256(self.config_text.encode()).hexdigest()[:16],
             config_file=str(PurePosixPath(self.placement.config_directory) / CONFIG_FILE),
             port=self.config.http.addr.port,
-            debug_port=debug.addr.port,
+            debug_port=self.debug_port,
             placement=self.placement,
             config_secret=self.name(CONFIG),
             tls_secret=certificate_secret_name(self.registry),
             users_secret=users_secret_name(self.registry),
             claim=claim_name(self.registry),
             several_nodes="ReadWriteMany" in self.facts.access_modes,
-            pre_stop_seconds=PRE_STOP_SECONDS,
-            grace_seconds=GRACE_SECONDS,
+            grace_seconds=int((self.placement.notice + DRAIN).total_seconds()) + MARGIN_SECONDS,
         )

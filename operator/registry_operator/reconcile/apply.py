@@ -25,6 +25,9 @@ _OWNERSHIP_LABELS: Final = ("app.kubernetes.io/managed-by", REGISTRY_LABEL)
 
 _MAPS_OF_QUANTITIES: Final = ("requests", "limits")
 
+_SELECTORS: Final = ("selector", "podSelector", "namespaceSelector", "labelSelector")
+"""Maps that are one value: a label more selects something else."""
+
 _IDENTITY: Final = {
     "containers": ("name",),
     "volumes": ("name",),
@@ -127,6 +130,8 @@ def _holds(desired: Any, live: Any, name: str = "") -> bool:
             return isinstance(live, dict) and all(
                 _same_amount(value, live.get(member)) for member, value in desired.items()
             )
+        case dict() if name in _SELECTORS:
+            return bool(desired == (live or {}))
         case dict():
             # The API server drops empty objects and lists.
             members = live or {}

@@ -67,7 +67,7 @@ class Elector:
     async def acquire(self) -> None:
         """Return once the Lease is ours."""
         while not await self._try(self._timing.retry):  # noqa: ASYNC110 - what to wait for is on another machine
-            await asyncio.sleep(self._timing.retry)
+            await asyncio.sleep(self._until_next_try())
         LEADING.set(1)
         logger.info("%s leads: it holds the Lease %s/%s", self.identity, self._namespace, self._name)
 
@@ -117,6 +117,11 @@ class Elector:
                 "the Lease %s/%s is out of reach: %s", self._namespace, self._name, str(error) or "no answer in time"
             )
         return False
+
+    def _until_next_try(self) -> float:
+        """Seconds: fewer than usual where the holder's time is over before."""
+        left = self._seen_at + self._duration() - asyncio.get_running_loop().time()
+        return left if self._held_by_another() and 0 < left < self._timing.retry else self._timing.retry
 
     async def _take_or_renew(self) -> bool:
         started = asyncio.get_running_loop().time()

@@ -92,6 +92,10 @@ class Cluster(ABC):
         """Waits until the API server is ready, as after a restart."""
         raise Unsupported(f"the API server of {self.name} can't be restarted from here")
 
+    def cut_off(self, namespace: str, *pods: str) -> AbstractContextManager[None]:
+        """While the block runs, nothing that the pods send reaches the API server, and nobody tells them so."""
+        raise Unsupported(f"the network between the pods and the API server of {self.name} can't be cut from here")
+
     # --- End ---
 
     @abstractmethod

@@ -44,6 +44,7 @@ _STOP_TIMEOUT = 60
 _SOCKET_PATH_LIMIT = 107
 _NAMESPACES = ("--mount", "--net", "--pid", "--uts", "--ipc")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_POD_ADDRESSES = "{.items[*].status.podIP}{.status.podIP}"  # of several pods, or of one
 _COREDNS_IMAGE = f"kube.local/coredns:{COREDNS}"
 
 
@@ -189,6 +190,21 @@ class LocalCluster(Cluster):
             return True
 
         _await(ready, "the API server was not ready", check=self._check_alive)
+
+    @contextmanager
+    def cut_off(self, namespace: str, *pods: str) -> Iterator[None]:
+        """Drops what the pods send to the API server's Service; see `Cluster`."""
+        service = self.kubectl("get", "service", "kubernetes", "-n=default", "-o=jsonpath={.spec.clusterIP}")
+        addresses = self.kubectl("get", "pods", "-n", namespace, *pods, f"-o=jsonpath={_POD_ADDRESSES}").split()
+        # Before the address is translated, so that open connections are cut, too.
+        rules = [("PREROUTING", "-s", address, "-d", service, "-j", "DROP") for address in addresses]
+        for rule in rules:
+            self.in_node(tool("iptables"), "-t", "raw", "-I", *rule)
+        try:
+            yield
+        finally:
+            for rule in rules:
+                self.in_node(tool("iptables"), "-t", "raw", "-D", *rule)
 
     def await_port(self, host: str, port: int) -> None:
         """Waits until a Service or pod accepts connections; kube-proxy is a moment behind a pod's readiness."""

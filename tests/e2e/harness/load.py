@@ -9,8 +9,9 @@ It prints a line of JSON for the first image pushed and pulled (`ready`), for ea
 the whole (`requests`, `failed`, …), after it has pulled again every image whose push was acknowledged. It ends once the
 file `--stop` is there.
 
-As all clients do, it sends a request again on a new connection if the server closed a kept one before answering; these
-are counted (`resent`), not failed. All else that is no success is a failure: nothing else is tried twice.
+As all clients do, it looks whether a kept connection was closed before it uses it, and sends a request again on a new
+one if the server closed it just then; these are counted (`resent`), not failed. All else that is no success is a
+failure: nothing else is tried twice.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import http.client
 import itertools
 import json
 import secrets
+import select
 import ssl
 import sys
 import threading
@@ -159,6 +161,9 @@ class Client:
 
     def _send(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, Any, bytes]:
         kept = self.connection is not None
+        if self.connection and select.select([self.connection.sock], [], [], 0)[0]:
+            self.close()
+            kept = False
         try:
             return self._exchange(method, path, body, headers)
         except _CLOSED:

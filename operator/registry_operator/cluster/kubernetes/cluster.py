@@ -5,7 +5,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any, Final, Literal
 
@@ -20,6 +20,8 @@ from registry_operator.cluster.protocol import Cluster, Key, Manifest, Rejected,
 OURS: Final = {"app.kubernetes.io/managed-by": "regatta"}
 CLUSTER_DOMAIN: Final = "cluster.local"
 DEFAULT_PORT: Final = 5000
+ENDPOINTS_LAG: Final = timedelta(seconds=5)
+"""Until every node knows that a pod is no endpoint of its Service any more."""
 CONTROLLER: Final = "regatta.dev/operator"
 EVENT: Final = Kind("events.k8s.io/v1", "Event", "events")
 NOTE_BYTES: Final = 1024
@@ -160,6 +162,7 @@ class KubernetesCluster(Cluster):
             data_directory="/var/lib/registry",
             listen=":5000",
             debug_listen=":5001",
+            notice=ENDPOINTS_LAG,
             hosts=(
                 service,
                 f"{service}.{namespace}",

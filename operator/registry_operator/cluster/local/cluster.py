@@ -9,9 +9,10 @@ import socket
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final, Literal
 
-from registry_operator.api.kinds import CHILDREN, DEPLOYMENT, PERSISTENT_VOLUME_CLAIM, REGISTRY, Kind
+from registry_operator.api.kinds import CHILDREN, DEPLOYMENT, NETWORK_POLICY, PERSISTENT_VOLUME_CLAIM, REGISTRY, Kind
 from registry_operator.api.placement import Placement
 from registry_operator.cluster.local.ports import refusal
 from registry_operator.cluster.local.state import StateDirectory, write_private
@@ -85,7 +86,7 @@ class LocalCluster:
         key = key_of(manifest)
         known = self.store.get(key) is not None
         applied = self.store.apply(manifest)
-        if key.kind not in {REGISTRY, *CHILDREN} and not known:
+        if _is_missed(key.kind, manifest) and not known:
             self._on_event(Event(key, "Normal", "Recorded", f"{key.kind.name} means nothing in local mode"))
         return self.store.get(key) or applied
 
@@ -115,6 +116,7 @@ class LocalCluster:
             data_directory=str(directory / "data"),
             listen=f"127.0.0.1:{port}",
             debug_listen=f"127.0.0.1:{self._debug_port(key)}",
+            notice=timedelta(0),
             hosts=tuple(dict.fromkeys(("localhost", "127.0.0.1", "::1", socket.gethostname()))),
             address=f"localhost:{port}",
         )
@@ -168,3 +170,11 @@ class LocalCluster:
             yield from (Key(REGISTRY, key.namespace, name) for name in owners)
         elif key.kind in CHILDREN:
             yield from (key_of(registry) for registry in self.store.list(REGISTRY, namespace=key.namespace))
+
+
+def _is_missed(kind: Kind, manifest: Manifest) -> bool:
+    """Whether a person counts on what the object would do in a cluster, and does not get it here."""
+    if kind == NETWORK_POLICY:
+        # One that names nobody keeps only the port of metrics from the network, and here that listens on loopback.
+        return any("from" in rule for rule in manifest["spec"].get("ingress", ()))
+    return kind not in {REGISTRY, *CHILDREN}
