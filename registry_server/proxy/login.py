@@ -64,12 +64,11 @@ class Challenge:
         """The challenge in the values of `WWW-Authenticate`, Bearer rather than Basic; None without one we know."""
         found: Challenge | None = None
         for header in headers:
-            schemes = list(_SCHEME.finditer(header))
-            for match, following in zip(schemes, [*schemes[1:], None], strict=True):
-                if match[1].lower() == "basic":
+            _, *parts = _SCHEME.split(header)
+            for scheme, text in zip(parts[::2], parts[1::2], strict=True):
+                if scheme.lower() == "basic":
                     found = found or cls(None)
                     continue
-                text = header[match.end() : following.start() if following else None]
                 parameters = {key.lower(): quoted or plain for key, quoted, plain in _PARAMETER.findall(text)}
                 with suppress(KeyError, ValueError):
                     return cls(URL(parameters["realm"]), parameters.get("service", ""))
