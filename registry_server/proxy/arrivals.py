@@ -15,11 +15,11 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from registry_server.metadata.contract import Metadata
 from registry_server.proxy.places import Place
@@ -51,6 +51,7 @@ PAUSE: Final = 0.2
 FORGOTTEN: Final = 3600
 """Seconds after which a spool file that nothing was added to is what a killed server left."""
 
+_SUFFIX: Final = ".arriving"
 _HEADER: Final = 8
 """Bytes at the beginning of a spool file: the blob's size and one, or 0 as long as it is not known."""
 
@@ -201,14 +202,12 @@ class Arrivals:
 
     def remove_forgotten(self) -> None:
         """Remove what killed servers have left."""
-        for file in self._spool.parent.glob("*/*"):
-            with suppress(FileNotFoundError):
+        for file in self._spool.parent.glob(f"*/*{_SUFFIX}"):
+            with suppress(OSError):  # its server has come back and finished it, or the folder has others in it
                 if time.time() - file.stat().st_mtime > FORGOTTEN:
                     file.unlink()
-        for folder in self._spool.parent.iterdir():
-            if folder != self._spool:
-                with suppress(OSError):  # it is another server's and not empty
-                    folder.rmdir()
+                    if file.parent != self._spool:
+                        file.parent.rmdir()
 
     async def close(self) -> None:
         """End what is on its way; begun again, it starts anew."""
@@ -219,10 +218,10 @@ class Arrivals:
     def _begin(self, place: Place, repository: str, digest: Digest) -> Arrival:
         if len(self._running) >= MOST:
             raise TooManyRequests("many blobs are being fetched; try again in a moment", retry_after=1)
-        path = self._spool / hashlib.sha256(f"{place.upstream} {repository} {digest}".encode()).hexdigest()
+        name = hashlib.sha256(f"{place.upstream} {repository} {digest}".encode()).hexdigest()
+        path = self._spool / f"{name}{_SUFFIX}"
         arrival, mine = self._open(path)
-        work = self._bring(arrival, place, repository, digest) if mine else self._follow(arrival, repository, digest)
-        task = asyncio.create_task(self._run(work, arrival, (repository, digest), path if mine else None))
+        task = asyncio.create_task(self._run(arrival, place, repository, digest, path if mine else None))
         self._running[repository, digest] = arrival
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -238,20 +237,21 @@ class Arrivals:
                     arrival.clear()
                 return arrival, mine
 
-    async def _run(
-        self, work: Coroutine[Any, Any, None], arrival: Arrival, key: tuple[str, Digest], mine: Path | None
-    ) -> None:
+    async def _run(self, arrival: Arrival, place: Place, repository: str, digest: Digest, mine: Path | None) -> None:
         error: Exception | None = Unavailable("the server is stopping", retry_after=1)
         try:
-            await work
+            if mine is None:
+                await self._follow(arrival, repository, digest)
+            else:
+                await self._bring(arrival, place, repository, digest)
             error = None
         except (RegistryError, StorageError, OSError, _Abandoned) as failure:
             error = failure
         except Exception as failure:
-            logger.exception("%s of %s could not be fetched", key[1], key[0])
+            logger.exception("%s of %s could not be fetched", digest, repository)
             error = failure
         finally:
-            del self._running[key]
+            del self._running[repository, digest]
             if mine is not None:
                 with suppress(FileNotFoundError):
                     os.unlink(mine)  # noqa: PTH108  (a call on a local file, not worth a thread)
