@@ -101,7 +101,7 @@ class Login:
         self._clock = clock
         self._challenge: Challenge | None = None
         self._tokens: OrderedDict[str, _Token] = OrderedDict()
-        self._busy = asyncio.Lock()
+        self._asking: dict[str, asyncio.Task[_Token]] = {}
 
     async def header(self, repository: str) -> str | None:
         """The value of `Authorization` for a pull from a repository; None as long as none was asked for.
@@ -113,15 +113,10 @@ class Login:
         if self._challenge.realm is None:
             credentials = await self._credentials()
             return None if credentials is None else credentials.basic
-        async with self._busy:
-            token = self._tokens.get(repository)
-            if token is None or token.expires <= self._clock():
-                token = await self._token(self._challenge, repository)
-                self._tokens[repository] = token
-            self._tokens.move_to_end(repository)
-            if len(self._tokens) > KEPT_TOKENS:
-                self._tokens.popitem(last=False)
-            return f"Bearer {token.value}"
+        token = self._tokens.get(repository)
+        if token is None or token.expires <= self._clock():
+            token = await self._new_token(self._challenge, repository)
+        return f"Bearer {token.value}"
 
     async def learn(self, challenges: Iterable[str], repository: str, *, refused: str | None) -> bool:
         """Take note of a 401 with its challenges; False if asking again would bring the same.
@@ -141,6 +136,23 @@ class Login:
             return await self._credentials() is not None
         self._tokens.pop(repository, None)
         return True
+
+    async def _new_token(self, challenge: Challenge, repository: str) -> _Token:
+        """A token for all who want one at the same time; one who leaves does not keep it from the others."""
+        task = self._asking.get(repository)
+        if task is None:
+            task = self._asking[repository] = asyncio.create_task(self._token(challenge, repository))
+            task.add_done_callback(lambda done: self._answered(repository, done))
+        return await asyncio.shield(task)
+
+    def _answered(self, repository: str, task: "asyncio.Task[_Token]") -> None:
+        del self._asking[repository]
+        if task.cancelled() or task.exception() is not None:
+            return
+        self._tokens[repository] = task.result()
+        self._tokens.move_to_end(repository)
+        if len(self._tokens) > KEPT_TOKENS:
+            self._tokens.popitem(last=False)
 
     async def _token(self, challenge: Challenge, repository: str) -> _Token:
         assert challenge.realm is not None  # noqa: S101  (only called with one)

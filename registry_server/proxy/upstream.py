@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 CONNECTIONS: Final = 256
 """Connections to one host that a worker has open at most; further requests wait."""
+READ_AHEAD: Final = 256 << 10
+"""Bytes of an answer that are received before they are asked for, about; twice that at most."""
 MAX_REDIRECTS: Final = 5
 MAX_LIST: Final = 16 << 20
 """Bytes of a list of tags or referrers."""
@@ -89,6 +91,7 @@ class Sessions:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"User-Agent": f"regatta/{__version__}", "Accept-Encoding": "identity"},
                 auto_decompress=False,
+                read_bufsize=READ_AHEAD,
             )
         return self._session
 
@@ -206,7 +209,7 @@ class Upstream:
     async def _referrers_by_tag(self, repository: str, subject: Digest) -> list[dict[str, Any]]:
         try:
             _, content = await self.manifest(repository, f"{subject.algorithm}-{subject.hex}")
-            return _descriptors(json.loads(content))
+            return _descriptors(_json(content))
         except (NotThere, ValueError):
             return []
 
@@ -267,9 +270,9 @@ class Upstream:
         """Ask, and follow redirects: to blobs on other hosts, which get no login."""
         for _ in range(MAX_REDIRECTS + 1):
             own = url.origin() == self._base.origin()
-            answer = await self._send(
-                method, url, {**headers, "Authorization": login} if login and own else headers, within
-            )
+            sent = {**headers, "Authorization": login} if login and own else headers
+            # Another host is where it keeps its blobs: if that is away, manifests may still be had.
+            answer = await self._send(method, url, sent, within, rests=own)
             if answer.status not in _REDIRECTS:
                 return answer
             answer.release()
@@ -286,9 +289,9 @@ class Upstream:
         return target
 
     async def _send(
-        self, method: str, url: URL, headers: Mapping[str, str], within: aiohttp.ClientTimeout
+        self, method: str, url: URL, headers: Mapping[str, str], within: aiohttp.ClientTimeout, *, rests: bool
     ) -> aiohttp.ClientResponse:
-        with self._in_our_terms("unreachable"):
+        with self._in_our_terms("unreachable", rests=rests):
             return await self._sessions.get().request(
                 method,
                 url,
@@ -301,7 +304,7 @@ class Upstream:
 
     async def _token_server(self, url: URL, headers: Mapping[str, str]) -> object:
         """What a token server answers. It is not followed elsewhere: the request holds a login."""
-        answer = await self._send("GET", url, headers, self._briefly)
+        answer = await self._send("GET", url, headers, self._briefly, rests=True)
         try:
             if answer.status in (400, 404):
                 raise self._refused("the token server", answer.status)
@@ -334,16 +337,19 @@ class Upstream:
         return Denied(f"{self} refuses {what} to this cache")
 
     @contextmanager
-    def _in_our_terms(self, reason: str) -> Iterator[None]:
+    def _in_our_terms(self, reason: str, *, rests: bool = False) -> Iterator[None]:
         """Says what aiohttp raises in the registry's terms. An upstream that gives no answer gets some rest."""
         try:
             yield
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             self._metrics.proxy_error(self.host, reason)
-            logger.warning("%s: %s: %s", self, reason, str(error) or type(error).__name__)
-            if reason == "unreachable":
+            # Some of its errors say the whole URL, in which a redirect may have put a signature.
+            said = "" if isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL) else str(error)
+            logger.warning("%s: %s: %s", self, reason, said or type(error).__name__)
+            if rests:
                 self._rest(Unavailable, REST)
-            raise Unavailable(f"{self} can't be reached", retry_after=REST) from error
+            what = "broke off its answer" if reason == "cut" else "can't be reached"
+            raise Unavailable(f"{self} {what}", retry_after=REST) from error
 
     def _rest(self, reason: type[Unavailable | TooManyRequests], seconds: float) -> None:
         self._reason, self._rests_until = reason, self._clock() + seconds

@@ -119,7 +119,9 @@ class Meddler:
             headers["Host"] = self.address
             if not self.ranges:
                 headers.pop("Range", None)
-            connection.request(request.command, request.path, body, headers)
+            # As a proxy it is asked for whole URLs.
+            path = re.sub(r"^http://[^/]+", "", request.path)
+            connection.request(request.command, path, body, headers)
             answer = connection.getresponse()
             kept = {name: value for name, value in answer.getheaders() if name.lower() not in _HOP_BY_HOP}
             request.answer(answer.status, kept | dict(harm.headers if harm else {}))

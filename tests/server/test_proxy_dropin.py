@@ -65,6 +65,14 @@ def test_what_we_have_cached_is_served_by_distribution(
         assert client.get("/v2/_catalog").json()["repositories"] == [repository.name]
 
 
+def test_a_spool_folder_that_was_removed_is_made_again(serve: Serve, meddler: Meddler, repository: Repository) -> None:
+    digest = repository.push_blob(b"content")
+    cache = serve({"proxy": {"remoteurl": meddler.url}})
+    (spool,) = (cache.data / ".regatta" / "spool").iterdir()
+    spool.rmdir()
+    assert Repository(cache.client(), repository.name).get_blob(digest).content == b"content"
+
+
 def test_only_what_a_killed_server_has_left_is_removed(tmp_path: Path) -> None:
     """Whatever folder it was that someone chose for the spool."""
     old = time.time() - FORGOTTEN - 60

@@ -208,6 +208,28 @@ class TestTLS:
         assert "certificate verify failed" in cache.messages().lower()
 
 
+def test_the_environment_s_proxy_is_used(serve: Serve) -> None:
+    registry = serve()
+    manifest = Repository(registry.client(), "app").push_image("1")
+    with Meddler(registry.address) as proxy:
+        environ = {"http_proxy": proxy.url, "no_proxy": ""}
+        cache = serve({"proxy": {"remoteurl": registry.url}}, environ=environ)
+        assert Repository(cache.client(), "app").get_manifest("1").content == manifest
+        assert [asked.path for asked in proxy.asked] == [f"{registry.url}/v2/app/manifests/1"]
+
+
+def test_a_place_of_blobs_that_is_away_does_not_keep_from_manifests(serve: Serve) -> None:
+    registry = serve()
+    upstream = Repository(registry.client(), "app")
+    digest = upstream.push_blob(b"content")
+    manifest = upstream.push_image("1")
+    with Meddler(registry.address) as meddler:
+        app = cached(serve, meddler.url, "app")
+        meddler.harm("/blobs/", status=307, headers={"Location": f"http://127.0.0.1:{free_port()}/blob"})
+        assert app.get_blob(digest).status_code == 503
+        assert app.get_manifest("1").content == manifest
+
+
 @pytest.mark.parametrize(
     ("headers", "expected"),
     [
