@@ -230,7 +230,7 @@ class Arrivals:
     def _open(self, path: Path) -> tuple[Arrival, bool]:
         """The spool file, and whether it is this process that fills it."""
         while True:
-            os.makedirs(path.parent, mode=0o700, exist_ok=True)  # another host's server may have taken it for left
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # another host's server may have removed it
             arrival = Arrival(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             mine = arrival.lock()
             if arrival.is_at(path):  # and not removed by its last user in between
