@@ -57,7 +57,7 @@ _HEADER: Final = 8
 
 
 class _Abandoned(Exception):
-    """Whoever brought the blob has ended without it."""
+    """Whoever should bring the blob has ended before a byte of it came, so that someone else may try."""
 
 
 class Arrival:
@@ -85,9 +85,14 @@ class Arrival:
         """Whether more of it is to come, as far as can be told."""
         return self._size is not None and self.received < self._size
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether clients may be told of its size, and so do not wait for its end."""
+        return bool(self._size)
+
     async def begun(self) -> None:
-        """Wait until the size is known, for an empty blob until it is verified. Raises what kept it from coming."""
-        while not self.ended and not self._size:
+        """Wait until it has, or until an empty blob is verified. Raises what kept it from coming."""
+        while not self.ended and not self.has_begun:
             await self._grown.wait()
         if self.error is not None:
             raise self.error
@@ -284,8 +289,11 @@ class Arrivals:
                 arrival.unlock()
                 break
             await asyncio.sleep(LOOK_EVERY)
-        if await self._metadata.linked_blob(repository, digest) is None:
-            raise _Abandoned
+        if await self._metadata.linked_blob(repository, digest) is not None:
+            return
+        if arrival.has_begun:
+            raise Unavailable("another worker could not fetch the blob", retry_after=1)
+        raise _Abandoned
 
 
 async def _pieces(arrival: Arrival, place: Place, digest: Digest) -> AsyncGenerator[bytes]:

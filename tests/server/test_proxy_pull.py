@@ -314,6 +314,19 @@ class TestFaultsOfBlobs:
         meddler.heal()
         assert cached.get_blob(digest).content == content
 
+    def test_everyone_who_waits_for_it_is_told(
+        self, meddler: Meddler, upstream: Repository, cache: LiveRegistry
+    ) -> None:
+        """At the worker that fetches it and at the one that follows."""
+        digest = upstream.push_blob(os.urandom(100_000))
+        gate = threading.Event()
+        meddler.harm("GET .*/blobs/", gate=gate, corrupt_at=99_000)
+        with ThreadPoolExecutor(12) as pool:
+            pulls = [pool.submit(cache.fresh.get, f"{cache.url}{upstream.path}/blobs/{digest}") for _ in range(12)]
+            until(lambda: cache.metric("regatta_http_requests_in_flight") == 12, "all of them wait")
+            gate.set()
+            assert {pull.result().status_code for pull in pulls} == {503}
+
     def test_an_upstream_without_ranges_is_read_again(
         self, meddler: Meddler, upstream: Repository, cached: Repository
     ) -> None:
