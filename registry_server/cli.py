@@ -17,6 +17,7 @@ from registry_server import __version__
 from registry_server.cli_metadata import metadata_group
 from registry_server.config import SQL, Config, ConfigError, Policy, Storage, load
 from registry_server.config.cpus import available_cpus
+from registry_server.config.document import Keys
 from registry_server.config.section import Section
 
 CONFIG_FAULT = 2
@@ -220,19 +221,23 @@ def _without_secrets(config: Config) -> dict[str, Any]:
     settings: dict[str, Any] = config.model_dump(mode="json", exclude_none=True)
     for keys in _secrets(config):
         *way, last = keys
-        block = settings
+        block: Any = settings
         for key in way:
             block = block[key]
         block[last] = "***"
     return settings
 
 
-def _secrets(section: Section, keys: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def _secrets(section: Section, keys: Keys = ()) -> Iterator[Keys]:
     """The keys of all secrets that are set."""
     for name in type(section).model_fields:
         value = getattr(section, name)
         if isinstance(value, Section):
             yield from _secrets(value, (*keys, name))
+        elif isinstance(value, tuple):
+            for index, one in enumerate(value):
+                if isinstance(one, Section):
+                    yield from _secrets(one, (*keys, name, index))
         elif isinstance(value, SecretStr) and value.get_secret_value():
             yield (*keys, name)
 
@@ -251,6 +256,10 @@ def _summary(config: Config) -> list[tuple[str, str]]:
     rows.append(("storage", f"{_place(storage)}, {writable}, {deletable}"))
     if config.metadata.sql:
         rows.append(("metadata", _database(config.metadata.sql)))
+    for prefix, remote in config.proxy.remotes.items():
+        where = f"{prefix}/**" if prefix else "all other repositories" if config.proxy.upstreams else "all repositories"
+        login = f" as {remote.username}" if remote.username else f" by {remote.exec.command}" if remote.exec else ""
+        rows.append(("cache", f"{where} from {remote.remoteurl}{login}"))
     rows.append(("logins", f"{logins.path}, realm {logins.realm}" if logins else "none: everyone is anonymous"))
     if config.access is None:
         who = "whoever logs in" if logins else "everyone"

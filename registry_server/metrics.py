@@ -48,7 +48,24 @@ UPLOADS: Final = Family(
     "regatta_upload_sessions", "Upload sessions started, finished, cancelled and failed.", ("event",)
 )
 AUTH_FAILURES: Final = Family("regatta_authentication_failures", "Requests whose login was refused.", ("reason",))
-COUNTERS: Final = (REQUESTS, RECEIVED, SENT, REPOSITORIES, UPLOADS, AUTH_FAILURES)
+PROXY_PULLS: Final = Family(
+    "regatta_proxy_pulls",
+    "Manifests and blobs pulled through the cache: hit, miss, or stale for want of the upstream.",
+    ("upstream", "kind", "result"),
+)
+PROXY_BYTES: Final = Family("regatta_proxy_upstream_bytes", "Bytes received from upstreams.", ("upstream",))
+PROXY_ERRORS: Final = Family("regatta_proxy_upstream_errors", "Requests that upstreams failed.", ("upstream", "reason"))
+COUNTERS: Final = (
+    REQUESTS,
+    RECEIVED,
+    SENT,
+    REPOSITORIES,
+    UPLOADS,
+    AUTH_FAILURES,
+    PROXY_PULLS,
+    PROXY_BYTES,
+    PROXY_ERRORS,
+)
 
 DURATIONS: Final = Family(
     "regatta_http_request_duration_seconds", "Time from a request's head to its response's.", ("route", "method")
@@ -106,6 +123,18 @@ class Metrics:
     def auth_failure(self, reason: str) -> None:
         """Count a refused login."""
         self._counters[AUTH_FAILURES.name][reason,] += 1
+
+    def proxy_pull(self, upstream: str, kind: str, result: str) -> None:
+        """Count a manifest or a blob that was pulled through the cache."""
+        self._counters[PROXY_PULLS.name][upstream, kind, result] += 1
+
+    def proxy_bytes(self, upstream: str, count: int) -> None:
+        """Count what an upstream sent."""
+        self._counters[PROXY_BYTES.name][upstream,] += count
+
+    def proxy_error(self, upstream: str, reason: str) -> None:
+        """Count a failure of an upstream."""
+        self._counters[PROXY_ERRORS.name][upstream, reason] += 1
 
     def storage(self, operation: str, seconds: float) -> None:
         """Count a storage operation."""

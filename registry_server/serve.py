@@ -15,6 +15,7 @@ import os
 import secrets
 import signal
 import socket
+import ssl
 import sys
 import tempfile
 import time
@@ -39,6 +40,7 @@ from registry_server.http.handlers import Handlers
 from registry_server.log import AccessLog
 from registry_server.metadata.drivers import open_metadata, prepare
 from registry_server.metrics import Metrics
+from registry_server.proxy import PullThrough
 from registry_server.registry import Registry
 from registry_server.registry.manifest import understand
 from registry_server.storage import open_storage, preparation
@@ -68,6 +70,8 @@ class Shared:
     debug: socket.socket | None
     metrics_directory: Path
     token_key: bytes
+    spool: Path
+    """The folder for content on its way from upstreams, if there are any."""
 
     def stop_listening(self) -> None:
         """Let go of the ports. Once all processes have, new clients are refused, and another server may start."""
@@ -87,6 +91,7 @@ def run(config: Config, *, workers: int) -> int:
             debug=None if config.http.debug is None else _bind(config.http.debug.addr, "http.debug.addr"),
             metrics_directory=Path(directory),
             token_key=_token_key(config),
+            spool=_spool(config) or Path(directory) / "spool",
         )
         _announce(shared, workers)
         return Supervisor(shared, workers).run()
@@ -103,6 +108,7 @@ def check(config: Config) -> None:
     prepare(config.metadata)
     _certificate(config)
     _authenticator(config)
+    _check_upstreams(config)
 
 
 def _check_folder(root: Path) -> None:
@@ -224,7 +230,16 @@ class Worker:
             if config.log.accesslog.disabled
             else AccessLog(formatter=config.log.formatter, fields=config.log.fields)
         )
-        self._registry = Registry.over(self._storage, self._metadata, sparse=config.manifests.sparse)
+        metadata = self._metadata
+        sparse = config.manifests.sparse
+        self._pull_through = (
+            PullThrough(config.proxy, self._storage, metadata, sparse=sparse, spool=shared.spool, metrics=self._metrics)
+            if config.proxy.remotes and not config.storage.maintenance.readonly.enabled
+            else None
+        )
+        self._registry = (
+            self._pull_through.registry if self._pull_through else Registry.over(self._storage, metadata, sparse=sparse)
+        )
         self._app = self._build_app()
         self._certificate = _certificate(config)
         self._retired: dict[Listener, asyncio.Task[None]] = {}
@@ -243,6 +258,8 @@ class Worker:
         await self._drain(debug)
         for task in background:
             task.cancel()
+        if self._pull_through is not None:
+            await self._pull_through.close()
         await self._metadata.close()
         self._publish()
 
@@ -271,6 +288,7 @@ class Worker:
             headers=[(name.lower(), value) for name, values in config.http.headers.items() for value in values],
             prefix=prefix,
             base_url=config.http.host.rstrip("/"),
+            namespaces=config.proxy.namespaces,
         )
 
     def _listen(self) -> Listener:
@@ -290,6 +308,8 @@ class Worker:
         purging = self._shared.config.storage.maintenance.uploadpurging
         if self._index == 0 and purging.enabled:
             work.append(self._purge_uploads(purging))
+        if self._index == 0 and self._pull_through is not None:
+            work.append(self._pull_through.housekeep())
         return work
 
     async def _flush_log(self) -> None:
@@ -390,6 +410,28 @@ def _token_key(config: Config) -> bytes:
             f"storage.{config.storage.driver}: {error}; the key of tokens is kept there: try again later, or set "
             "http.secret, the same for all replicas"
         ) from error
+
+
+def _check_upstreams(config: Config) -> None:
+    for remote in config.proxy.remotes.values():
+        try:
+            ssl.create_default_context(cafile=remote.ca)
+        except OSError as error:  # ssl.SSLError is one
+            raise ConfigError(f"proxy: ca {remote.ca} of {remote.host}: is no PEM file of certificates") from error
+    spool = _spool(config)
+    if config.proxy.remotes and spool is not None:
+        try:
+            spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"proxy.spool: {spool}: {error.strerror}; choose another folder") from error
+
+
+def _spool(config: Config) -> Path | None:
+    """A folder for each host: what a file system that several share shows of a growing file is not to be relied on."""
+    spool, filesystem = config.proxy.spool, config.storage.filesystem
+    if spool is None and filesystem is not None:
+        spool = filesystem.rootdirectory / ".regatta" / "spool"
+    return None if spool is None else spool / socket.gethostname()
 
 
 def _bind(address: Address, key: str) -> socket.socket:

@@ -126,7 +126,6 @@ KNOWN: _Known = {
     "middleware": _Setting(harmless=_no_middleware),
     "notifications": _Setting(harmless=_no_endpoints),
     "redis": _Setting(harmless=_empty),
-    "proxy": _Setting(harmless=_empty),
     "catalog": _Block({"maxentries": _Setting("remove it; the limit is 1000", _default_page)}),
     "tags": _Block({"maxtags": _Setting("remove it; the limit is 1000", _default_page)}),
     "validation": _Block(

@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from registry_server.config import distribution, document, environment
 from registry_server.config.document import DocumentError, Keys, Value, dotted
 from registry_server.config.model import DRIVERS, Config
+from registry_server.config.proxy import Remote
 from registry_server.config.section import Section
 
 
@@ -223,6 +224,9 @@ def _missing_files(config: Config, root: Value) -> Iterator[str]:
         needed.append((("storage", "gcs", "keyfile"), gcs.keyfile, hint))
     if (sql := config.metadata.sql) and sql.urlfile:
         needed.append((("metadata", "sql", "urlfile"), sql.urlfile, "give the path of a file that holds a URL"))
+    needed += [
+        ((*keys, "ca"), remote.ca, "give the path of a PEM file") for keys, remote in _remotes(config) if remote.ca
+    ]
     for keys, path, hint in needed:
         try:
             with path.open("rb") as file:
@@ -235,15 +239,25 @@ def _missing_files(config: Config, root: Value) -> Iterator[str]:
             yield f"{root.at(keys).place}: {dotted(keys)}: {what}"
 
 
+def _remotes(config: Config) -> Iterator[tuple[Keys, Remote]]:
+    yield ("proxy",), config.proxy
+    for index, upstream in enumerate(config.proxy.upstreams):
+        yield ("proxy", "upstreams", index), upstream
+
+
 def _cautions(config: Config, root: Value) -> Iterator[str]:
     """What is allowed and probably not meant."""
     if config.auth.htpasswd and not config.http.tls:
         where = root.at(("auth", "htpasswd")).place
         yield f"{where}: auth.htpasswd: passwords are readable on the way without http.tls; keep a TLS proxy before it"
+    for keys, remote in _remotes(config):
+        if remote.remoteurl.startswith("http:") and (remote.username or remote.exec):
+            where = f"{root.at(keys).place}: {dotted(keys)}"
+            yield f"{where}: the login is readable on the way; use an https:// remoteurl if the upstream has one"
     if config.access and not config.auth.htpasswd:
         for index, policy in enumerate(config.access.policies):
             if "anonymous" not in policy.subjects:
-                keys: Keys = ("access", "policies", index)
+                keys = ("access", "policies", index)
                 yield f"{root.at(keys).place}: {dotted(keys)}: grants nothing: nobody can log in without auth"
 
 

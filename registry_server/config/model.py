@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr, model_validator
 
 from registry_server.config.objectstores import GCS, S3, Azure
-from registry_server.config.scalars import Address, AsText, Duration, ListenAddress, Text
-from registry_server.config.section import Bool, FilePath, Int, Section
+from registry_server.config.proxy import Proxy
+from registry_server.config.scalars import Address, Duration, ListenAddress, Text
+from registry_server.config.section import Bool, FilePath, Int, Secret, Section
 
 Action = Literal["pull", "push", "delete"]
 Role = Literal["reader", "writer", "maintainer", "admin"]
@@ -265,7 +266,7 @@ class HTTP(Section):
     addr: ListenAddress = Address("", 5000)
     host: Annotated[Text, AfterValidator(_external_url)] = ""
     prefix: Annotated[Text, AfterValidator(_prefix)] = ""
-    secret: Annotated[SecretStr, AsText, PlainSerializer(SecretStr.get_secret_value, when_used="json")] = SecretStr("")
+    secret: Secret = SecretStr("")
     relativeurls: Bool = False
     headers: Annotated[dict[str, tuple[Text, ...]], AfterValidator(_headers)] = Field(default={})
     draintimeout: Duration = timedelta(seconds=60)
@@ -393,3 +394,4 @@ class Config(Section):
     access: Access | None = None
     manifests: Manifests = Manifests()
     shutdown: Shutdown = Shutdown()
+    proxy: Proxy = Proxy()

@@ -10,8 +10,8 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -26,7 +26,8 @@ from registry_server.http.message import File, Headers, Request, Response, Strea
 from registry_server.http.routes import METHODS, Resource, Target, find
 from registry_server.log import AccessLog
 from registry_server.metrics import CONTENT_TYPE, Metrics
-from registry_server.registry.errors import Denied, TooManyRequests, Unauthorized
+from registry_server.reference import is_repository
+from registry_server.registry.errors import Denied, NameUnknown, TooManyRequests, Unauthorized
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,8 @@ class App:
     """Scheme and host as clients see them (`http.host`); empty to take them from the request."""
     leaving: bool = False
     """Whether the server is about to stop, so that every connection ends with its next response."""
+    namespaces: Mapping[str, str] = field(default_factory=dict)
+    """Of a pull-through cache: where repositories are that clients ask for with another registry's name (`ns`)."""
     _ids: "itertools.count[int]" = field(default_factory=itertools.count)
     _id_prefix: str = field(default_factory=lambda: secrets.token_hex(6))
 
@@ -137,6 +140,9 @@ class App:
             methods = METHODS[target.resource]
             if request.method not in methods:
                 return target, _method_not_allowed(methods)
+            namespace = request.query.get("ns") if self.namespaces and target.repository else None
+            if namespace is not None:
+                target = self._within(namespace, target)
             if target.resource in ("healthz", "readyz"):
                 return target, health_response(target.resource, self.health)
             subject = await self._authenticate(request)
@@ -148,6 +154,8 @@ class App:
             )
             handler = self.handlers[target.resource, method]
             response = await handler(request, target, lambda name: self.security.policy.allows(subject, name, "pull"))
+            if namespace is not None:
+                response.headers.append(("oci-namespace", namespace))
         except Unauthorized as error:
             response = error_response(error)
             response.headers.append(("www-authenticate", self._challenge(request, target, scope)))
@@ -184,6 +192,17 @@ class App:
                 return None
             path = path.removeprefix(self.prefix)
         return find(path)
+
+    def _within(self, namespace: str, target: Target) -> Target:
+        """Where a repository of another registry's is here. Raises NameUnknown rather than take it for one of ours.
+
+        containerd names the registry so when it asks a mirror of it. Who may pull is decided by the name here.
+        """
+        prefix = self.namespaces.get(namespace)
+        repository = f"{prefix}/{target.repository}" if prefix else target.repository
+        if prefix is None or not is_repository(repository):
+            raise NameUnknown("this registry is no cache of that one", {"ns": namespace[:300]})
+        return replace(target, repository=repository)
 
     async def _authenticate(self, request: Request) -> Subject:
         """Who asks. Raises Unauthorized, TooManyRequests."""

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from typing import Any, Final
 
 from registry_server.http.message import Response
@@ -29,6 +30,7 @@ STATUS: Final[dict[type[errors.RegistryError], int]] = {
     errors.Denied: 403,
     errors.Unsupported: 405,
     errors.TooManyRequests: 429,
+    errors.Unavailable: 503,
 }
 
 
@@ -36,7 +38,10 @@ def error_response(error: Exception) -> Response:
     """How a request ends that raised. What is nobody's fault but ours is logged, and its details stay here."""
     match error:
         case errors.RegistryError():
-            return _response(STATUS[type(error)], error.code, str(error), error.detail)
+            response = _response(STATUS[type(error)], error.code, str(error), error.detail)
+            if error.retry_after is not None:
+                response.headers.append(("retry-after", str(math.ceil(error.retry_after))))
+            return response
         case StorageFull():
             logger.error("storage is full: %s", error)
             return _response(507, "UNKNOWN", "the registry's storage is full")

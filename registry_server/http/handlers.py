@@ -157,8 +157,8 @@ class Handlers:
 
     async def head_blob(self, request: Request, target: Target, visible: Visible) -> Response:
         digest = _digest(target.reference)
-        blob = await self.registry.blobs.find(target.repository, digest)
-        return Response(200, [*_blob_headers(digest), ("content-length", str(blob.size))])
+        size = await self.registry.blobs.size(target.repository, digest)
+        return Response(200, [*_blob_headers(digest), ("content-length", str(size))])
 
     async def delete_blob(self, request: Request, target: Target, visible: Visible) -> Response:
         await self.registry.blobs.delete(target.repository, _digest(target.reference))

@@ -36,6 +36,10 @@ class Blobs:
         """Part of a blob that lies in no file, `end` exclusive."""
         return self._storage.read_range(blob, start, end)
 
+    async def size(self, repository: str, digest: Digest) -> int:
+        """Raises BlobUnknown."""
+        return (await self.find(repository, digest)).size
+
     async def delete(self, repository: str, digest: Digest) -> None:
         """Take a blob from the repository; its content stays until garbage is collected. Raises BlobUnknown."""
         if not await self._metadata.unlink_blob(repository, digest):

@@ -8,7 +8,7 @@
     ├── ManifestTooLarge                                                    more than a manifest may have
     ├── Unauthorized, Denied                                                who asks may not
     ├── Unsupported                                                         switched off or unknown here
-    └── TooManyRequests                                                     later, perhaps
+    └── TooManyRequests, Unavailable                                        later, perhaps
 
 Source: distribution-spec "Error Codes"; those beyond it are distribution's own.
 """
@@ -22,9 +22,11 @@ class RegistryError(Exception):
     code: ClassVar[str]
     message: ClassVar[str]
 
-    def __init__(self, message: str | None = None, detail: Any = None) -> None:
+    def __init__(self, message: str | None = None, detail: Any = None, *, retry_after: float | None = None) -> None:
         super().__init__(message or self.message)
         self.detail = detail
+        self.retry_after = retry_after
+        """Seconds after which trying again makes sense."""
 
 
 class BlobUnknown(RegistryError):
@@ -97,3 +99,7 @@ class Unsupported(RegistryError):
 
 class TooManyRequests(RegistryError):
     code, message = "TOOMANYREQUESTS", "too many requests"
+
+
+class Unavailable(RegistryError):
+    code, message = "UNAVAILABLE", "what the registry needs to answer is not available"

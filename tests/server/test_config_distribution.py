@@ -18,7 +18,6 @@ def read(directory: Path, text: str) -> Loaded:
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("proxy: {remoteurl: https://registry-1.docker.io}", "4: proxy"),
         ("redis: {addrs: [localhost:6379]}", "4: redis"),
         ("notifications: {endpoints: [{name: a, url: https://b}]}", "4: notifications"),
         ("middleware: {storage: [{name: cloudfront}]}", "4: middleware"),
