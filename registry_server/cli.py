@@ -6,7 +6,7 @@ Whatever a person can put right is one line on standard error, and exit code 2.
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -217,24 +217,20 @@ def _strangers(config: Config, names: dict[str, bytes]) -> list[str]:
 
 
 def _without_secrets(config: Config) -> dict[str, Any]:
-    settings: dict[str, Any] = config.model_dump(mode="json", exclude_none=True)
-    for keys in _secrets(config):
-        *way, last = keys
-        block = settings
-        for key in way:
-            block = block[key]
-        block[last] = "***"
-    return settings
+    return dict(_hidden(config, config.model_dump(mode="json", exclude_none=True)))
 
 
-def _secrets(section: Section, keys: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The keys of all secrets that are set."""
-    for name in type(section).model_fields:
-        value = getattr(section, name)
-        if isinstance(value, Section):
-            yield from _secrets(value, (*keys, name))
-        elif isinstance(value, SecretStr) and value.get_secret_value():
-            yield (*keys, name)
+def _hidden(value: Any, shown: Any) -> Any:
+    """What is shown of a value, without the secrets in it."""
+    if isinstance(value, SecretStr):
+        return "***" if value.get_secret_value() else ""
+    if isinstance(value, Section):
+        return {name: _hidden(getattr(value, name), one) for name, one in shown.items()}
+    if isinstance(value, dict):
+        return {name: _hidden(value[name], one) for name, one in shown.items()}
+    if isinstance(value, tuple):
+        return [_hidden(one, seen) for one, seen in zip(value, shown, strict=True)]
+    return shown
 
 
 def _summary(config: Config) -> list[tuple[str, str]]:
@@ -257,6 +253,8 @@ def _summary(config: Config) -> list[tuple[str, str]]:
         rows.append(("access", f"{who} may do everything"))
     else:
         rows += [("access", _in_words(policy)) for policy in config.access.policies] or [("access", "nobody")]
+    for endpoint in config.notifications.enabled:
+        rows.append(("events", f"to {endpoint.name} at {endpoint.address}, as {endpoint.format}"))
     if http.debug:
         paths = ["/healthz", "/readyz", *([http.debug.prometheus.path] if http.debug.prometheus.enabled else [])]
         rows.append(("debug", f"http://{http.debug.addr.host or '*'}:{http.debug.addr.port} {' '.join(paths)}"))

@@ -9,7 +9,7 @@ import os
 import time
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -48,7 +48,12 @@ UPLOADS: Final = Family(
     "regatta_upload_sessions", "Upload sessions started, finished, cancelled and failed.", ("event",)
 )
 AUTH_FAILURES: Final = Family("regatta_authentication_failures", "Requests whose login was refused.", ("reason",))
-COUNTERS: Final = (REQUESTS, RECEIVED, SENT, REPOSITORIES, UPLOADS, AUTH_FAILURES)
+NOTIFICATIONS: Final = Family(
+    "regatta_notification_events",
+    "Events that an endpoint took, tries to deliver one that failed, and events dropped.",
+    ("endpoint", "outcome"),
+)
+COUNTERS: Final = (REQUESTS, RECEIVED, SENT, REPOSITORIES, UPLOADS, AUTH_FAILURES, NOTIFICATIONS)
 
 DURATIONS: Final = Family(
     "regatta_http_request_duration_seconds", "Time from a request's head to its response's.", ("route", "method")
@@ -59,7 +64,8 @@ STORAGE: Final = Family(
 HISTOGRAMS: Final = (DURATIONS, STORAGE)
 
 IN_FLIGHT: Final = Family("regatta_http_requests_in_flight", "Requests being answered.")
-GAUGES: Final = (IN_FLIGHT,)
+PENDING: Final = Family("regatta_notification_events_pending", "Events that wait for an endpoint.", ("endpoint",))
+GAUGES: Final = (IN_FLIGHT, PENDING)
 
 
 class Metrics:
@@ -73,6 +79,7 @@ class Metrics:
             family.name: defaultdict(_empty_histogram) for family in HISTOGRAMS
         }
         self._repositories: set[str] = set()
+        self._pending: dict[_Labels, int] = {}
         self.in_flight = 0
         self.changed = False
         """Whether something was counted since the last `publish`."""
@@ -107,6 +114,17 @@ class Metrics:
         """Count a refused login."""
         self._counters[AUTH_FAILURES.name][reason,] += 1
 
+    def notification(self, endpoint: str, outcome: str, count: int = 1) -> None:
+        """Count what became of events for an endpoint."""
+        self.changed = True
+        self._counters[NOTIFICATIONS.name][endpoint, outcome] += count
+
+    def notifications_pending(self, endpoint: str, count: int) -> None:
+        """Tell how many events wait for an endpoint."""
+        if self._pending.get((endpoint,)) != count:
+            self.changed = True
+            self._pending[endpoint,] = count
+
     def storage(self, operation: str, seconds: float) -> None:
         """Count a storage operation."""
         histogram = self._histograms[STORAGE.name][operation,]
@@ -120,7 +138,7 @@ class Metrics:
             "pid": os.getpid(),
             "counters": {name: _pairs(values) for name, values in self._counters.items()},
             "histograms": {name: _pairs(values) for name, values in self._histograms.items()},
-            "gauges": {IN_FLIGHT.name: self.in_flight},
+            "gauges": {IN_FLIGHT.name: [((), self.in_flight)], PENDING.name: _pairs(self._pending)},
         }
         temporary = self._file.with_suffix(".tmp")
         temporary.write_text(json.dumps(snapshot))
@@ -157,8 +175,9 @@ class _Workers(Collector):
                 histogram.add_metric(labels, _cumulative(value[:-1]), value[-1])
             yield histogram
         for family in GAUGES:
-            gauge = GaugeMetricFamily(family.name, family.help)
-            gauge.add_metric([], sum(snapshot["gauges"][family.name] for snapshot in alive))
+            gauge = GaugeMetricFamily(family.name, family.help, labels=family.labels)
+            for labels, value in _sum(alive, "gauges", family.name, [0]).items():
+                gauge.add_metric(labels, value[0])
             yield gauge
 
 
@@ -167,7 +186,7 @@ def _empty_histogram() -> list[float]:
     return [0] * (len(BUCKETS) + 1) + [0.0]
 
 
-def _pairs(values: dict[_Labels, Any]) -> list[tuple[_Labels, Any]]:
+def _pairs(values: Mapping[_Labels, Any]) -> list[tuple[_Labels, Any]]:
     return list(values.items())
 
 

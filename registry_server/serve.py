@@ -18,6 +18,7 @@ import socket
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
@@ -36,9 +37,11 @@ from registry_server.health import StorageHealth
 from registry_server.http.app import App, DebugApp, Security
 from registry_server.http.engine import Certificate, CertificateError, Listener, bind
 from registry_server.http.handlers import Handlers
+from registry_server.http.reporter import Reporter
 from registry_server.log import AccessLog
 from registry_server.metadata.drivers import open_metadata, prepare
 from registry_server.metrics import Metrics
+from registry_server.notifications import Journal, Recorder, Source, SpoolError, prepare_spool
 from registry_server.registry import Registry
 from registry_server.registry.manifest import understand
 from registry_server.storage import open_storage, preparation
@@ -68,6 +71,7 @@ class Shared:
     debug: socket.socket | None
     metrics_directory: Path
     token_key: bytes
+    instance: str
 
     def stop_listening(self) -> None:
         """Let go of the ports. Once all processes have, new clients are refused, and another server may start."""
@@ -87,6 +91,7 @@ def run(config: Config, *, workers: int) -> int:
             debug=None if config.http.debug is None else _bind(config.http.debug.addr, "http.debug.addr"),
             metrics_directory=Path(directory),
             token_key=_token_key(config),
+            instance=str(uuid.uuid4()),
         )
         _announce(shared, workers)
         return Supervisor(shared, workers).run()
@@ -103,6 +108,8 @@ def check(config: Config) -> None:
     prepare(config.metadata)
     _certificate(config)
     _authenticator(config)
+    if config.notifications.enabled:
+        _prepare_spool(config)
 
 
 def _check_folder(root: Path) -> None:
@@ -224,6 +231,8 @@ class Worker:
             else AccessLog(formatter=config.log.formatter, fields=config.log.fields)
         )
         self._registry = Registry.over(self._storage, self._metadata, sparse=config.manifests.sparse)
+        self._journal = _journal(config)
+        self._recorder = None if self._journal is None else Recorder(self._journal, config.notifications, self._metrics)
         self._app = self._build_app()
         self._certificate = _certificate(config)
         self._retired: dict[Listener, asyncio.Task[None]] = {}
@@ -241,6 +250,8 @@ class Worker:
         await self._drain(debug)
         for task in background:
             task.cancel()
+        if self._recorder is not None:
+            await self._recorder.close()
         await self._metadata.close()
         self._publish()
 
@@ -269,6 +280,20 @@ class Worker:
             headers=[(name.lower(), value) for name, values in config.http.headers.items() for value in values],
             prefix=prefix,
             base_url=config.http.host.rstrip("/"),
+            reporter=self._reporter(prefix),
+        )
+
+    def _reporter(self, prefix: str) -> Reporter | None:
+        if self._recorder is None:
+            return None
+        config = self._shared.config
+        return Reporter(
+            registry=self._registry,
+            recorder=self._recorder,
+            source=Source(f"{socket.gethostname()}:{config.http.addr.port}", self._shared.instance),
+            base_url=config.http.host.rstrip("/"),
+            prefix=prefix,
+            with_references=config.notifications.events.includereferences,
         )
 
     def _listen(self) -> Listener:
@@ -288,6 +313,10 @@ class Worker:
         purging = self._shared.config.storage.maintenance.uploadpurging
         if self._index == 0 and purging.enabled:
             work.append(self._purge_uploads(purging))
+        if self._index == 0 and self._journal is not None:
+            from registry_server.notifications.courier import Couriers  # aiohttp is much to load for nothing
+
+            work.append(Couriers(self._journal, self._shared.config.notifications, self._metrics).run())
         return work
 
     async def _flush_log(self) -> None:
@@ -383,6 +412,30 @@ def _token_key(config: Config) -> bytes:
             f"storage.{config.storage.driver}: {error}; the key of tokens is kept there: try again later, or set "
             "http.secret, the same for all replicas"
         ) from error
+
+
+def _spool(config: Config) -> Path:
+    directory, filesystem = config.notifications.spool.directory, config.storage.filesystem
+    if directory is not None:
+        return directory
+    if filesystem is None:
+        raise ConfigError("notifications.spool.directory: is missing")  # which the types have refused before
+    return filesystem.rootdirectory / ".regatta" / "notifications"
+
+
+def _prepare_spool(config: Config) -> None:
+    endpoints = [endpoint.name for endpoint in config.notifications.enabled]
+    try:
+        prepare_spool(_spool(config), max_size=config.notifications.spool.maxsize, endpoints=endpoints)
+    except SpoolError as error:
+        raise ConfigError(f"notifications.spool.directory: {error}") from error
+
+
+def _journal(config: Config) -> Journal | None:
+    """None where nobody is told anything."""
+    if not config.notifications.enabled:
+        return None
+    return Journal(_spool(config), max_size=config.notifications.spool.maxsize)
 
 
 def _bind(address: Address, key: str) -> socket.socket:

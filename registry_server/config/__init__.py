@@ -36,6 +36,7 @@ from registry_server.config.model import (
     UploadPurging,
     database_url,
 )
+from registry_server.config.notifications import Endpoint, EventAction, EventFormat, Notifications
 from registry_server.config.objectstores import GCS, S3, Azure, AzureCredentials
 from registry_server.config.scalars import Address, format_duration, parse_duration
 
@@ -58,6 +59,9 @@ __all__ = [
     "ConfigError",
     "Debug",
     "Delete",
+    "Endpoint",
+    "EventAction",
+    "EventFormat",
     "Filesystem",
     "Health",
     "Htpasswd",
@@ -67,6 +71,7 @@ __all__ = [
     "Maintenance",
     "Manifests",
     "Metadata",
+    "Notifications",
     "Policy",
     "Prometheus",
     "ReadOnly",

@@ -31,10 +31,6 @@ def _disabled(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(one, dict) and one.get("disabled") is True for one in value)
 
 
-def _no_endpoints(value: Any) -> bool:
-    return _empty(value) or (isinstance(value, dict) and _disabled(value.get("endpoints", [])))
-
-
 def _no_middleware(value: Any) -> bool:
     return _empty(value) or (isinstance(value, dict) and all(map(_disabled, value.values())))
 
@@ -124,7 +120,6 @@ KNOWN: _Known = {
     },
     "health": {kind: _Setting("remove it; health.storagedriver is what there is") for kind in ("file", "http", "tcp")},
     "middleware": _Setting(harmless=_no_middleware),
-    "notifications": _Setting(harmless=_no_endpoints),
     "redis": _Setting(harmless=_empty),
     "proxy": _Setting(harmless=_empty),
     "catalog": _Block({"maxentries": _Setting("remove it; the limit is 1000", _default_page)}),

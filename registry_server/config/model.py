@@ -12,9 +12,11 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr, model_validator
 
+from registry_server.config.headers import check_headers
+from registry_server.config.notifications import Notifications
 from registry_server.config.objectstores import GCS, S3, Azure
 from registry_server.config.scalars import Address, AsText, Duration, ListenAddress, Text
-from registry_server.config.section import Bool, FilePath, Int, Section
+from registry_server.config.section import Bool, FilePath, Int, Secret, Section
 
 Action = Literal["pull", "push", "delete"]
 Role = Literal["reader", "writer", "maintainer", "admin"]
@@ -246,16 +248,8 @@ def _external_url(url: str) -> str:
     return url
 
 
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-
-
 def _headers(headers: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    for name, values in headers.items():
-        if not _HEADER_NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is not the name of a header (RFC 9110, 5.1)")
-        if not all(map(_HEADER_VALUE.fullmatch, values)):
-            raise ValueError(f"a value of {name} has characters a header must not have (RFC 9110, 5.5)")
+    check_headers(headers)
     return headers
 
 
@@ -265,7 +259,7 @@ class HTTP(Section):
     addr: ListenAddress = Address("", 5000)
     host: Annotated[Text, AfterValidator(_external_url)] = ""
     prefix: Annotated[Text, AfterValidator(_prefix)] = ""
-    secret: Annotated[SecretStr, AsText, PlainSerializer(SecretStr.get_secret_value, when_used="json")] = SecretStr("")
+    secret: Secret = SecretStr("")
     relativeurls: Bool = False
     headers: Annotated[dict[str, tuple[Text, ...]], AfterValidator(_headers)] = Field(default={})
     draintimeout: Duration = timedelta(seconds=60)
@@ -382,3 +376,13 @@ class Config(Section):
     health: Health = Health()
     access: Access | None = None
     manifests: Manifests = Manifests()
+    notifications: Notifications = Notifications()
+
+    @model_validator(mode="after")
+    def _somewhere_for_events(self) -> Self:
+        if self.notifications.enabled and self.storage.filesystem is None and not self.notifications.spool.directory:
+            raise ValueError(
+                "notifications.spool.directory is missing: beside content in an object store events can't wait; "
+                "give a folder on a volume that outlives the server"
+            )
+        return self

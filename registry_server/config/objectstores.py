@@ -10,12 +10,11 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr, model_validator
 
-from registry_server.config.scalars import AsText, Text
-from registry_server.config.section import Bool, FilePath, Int, Section
+from registry_server.config.scalars import Text
+from registry_server.config.section import Bool, FilePath, Int, Secret, Section
 
 MEBIBYTE = 1 << 20
 
-Secret = Annotated[SecretStr, AsText, PlainSerializer(SecretStr.get_secret_value, when_used="json")]
 """A text that is never shown; only `dump` writes it."""
 
 

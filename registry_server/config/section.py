@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Strict, model_validator
+from pydantic import BaseModel, ConfigDict, PlainSerializer, SecretStr, Strict, model_validator
 
 from registry_server.config.scalars import AsText
 
 Bool = Annotated[bool, Strict()]
 Int = Annotated[int, Strict()]
 FilePath = Annotated[Path, AsText]
+Secret = Annotated[SecretStr, AsText, PlainSerializer(SecretStr.get_secret_value, when_used="json")]
+"""A text that is written back to a file, but shows nothing of itself anywhere else."""
 
 
 class Section(BaseModel):

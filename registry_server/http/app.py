@@ -13,7 +13,6 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from registry_server.auth import AccessPolicy, Authenticator, TooManyAttempts, Unauthenticated, basic_challenge
 from registry_server.auth.subject import ANONYMOUS, Subject
@@ -23,6 +22,8 @@ from registry_server.http.engine import Exchange, Scope, StreamBroken, stream
 from registry_server.http.errors import error_response
 from registry_server.http.handlers import JSON, Handler
 from registry_server.http.message import File, Headers, Request, Response, Stream
+from registry_server.http.origin import external
+from registry_server.http.reporter import Reporter
 from registry_server.http.routes import METHODS, Resource, Target, find
 from registry_server.log import AccessLog
 from registry_server.metrics import CONTENT_TYPE, Metrics
@@ -37,7 +38,6 @@ DRAINED: Final = 16 << 20
 NOT_FOUND: Final = b'{"errors":[{"code":"NOT_FOUND","message":"there is nothing at this path; the API is below /v2/"}]}'
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
-_HOST = re.compile(r"[A-Za-z0-9.\-:\[\]]{1,255}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,8 @@ class App:
     """What paths begin with before `/v2/` (`http.prefix`), without its last slash."""
     base_url: str = ""
     """Scheme and host as clients see them (`http.host`); empty to take them from the request."""
+    reporter: Reporter | None = None
+    """Tells notifications what requests did, where there are any."""
     _ids: "itertools.count[int]" = field(default_factory=itertools.count)
     _id_prefix: str = field(default_factory=lambda: secrets.token_hex(6))
 
@@ -92,7 +94,7 @@ class App:
             return
         if response.status >= 400 and request.method in _WITH_BODY and request.headers.get("expect") is None:
             await body.drain()
-        request_id = self._request_id(request)
+        request_id = request.id or self._request_id(request)
         further = [API_VERSION, ("x-request-id", request_id), *self.headers]
         if closing and scope.http_version == "1.1":
             further.append(CLOSE)
@@ -145,7 +147,15 @@ class App:
                 "GET" if request.method == "HEAD" and (target.resource, "HEAD") not in self.handlers else request.method
             )
             handler = self.handlers[target.resource, method]
-            response = await handler(request, target, lambda name: self.security.policy.allows(subject, name, "pull"))
+
+            def visible(name: str) -> bool:
+                return self.security.policy.allows(subject, name, "pull")
+
+            if self.reporter is None:
+                response = await handler(request, target, visible)
+            else:
+                request.id = self._request_id(request)
+                response = await self.reporter.answer(handler, request, target, visible, scope)
         except Unauthorized as error:
             response = error_response(error)
             response.headers.append(("www-authenticate", self._challenge(request, target, scope)))
@@ -228,7 +238,7 @@ class App:
         """How to log in: with `Bearer` where there are also clients without a login, else with `Basic`."""
         if not self.security.anyone_may_something or (target is not None and target.resource == "token"):
             return basic_challenge(self.security.realm)
-        base, host = self._external(request, scope)
+        base, host = external(self.base_url, request, scope)
         challenge = f'Bearer realm="{base}{self.prefix}/auth/token",service="{host}"'
         if target is not None and target.repository:
             action = METHODS[target.resource][request.method]
@@ -237,16 +247,6 @@ class App:
         if request.headers.get("authorization") is not None:
             challenge += ',error="insufficient_scope"'
         return challenge
-
-    def _external(self, request: Request, scope: Scope) -> tuple[str, str]:
-        """The registry's URL and host as the client sees them."""
-        if self.base_url:
-            return self.base_url, urlsplit(self.base_url).netloc
-        host = request.headers.get("host") or scope.authority or "localhost"  # HTTP/2 has an authority only
-        if _HOST.fullmatch(host) is None:
-            host = "localhost"
-        forwarded = request.headers.get("x-forwarded-proto")
-        return f"{forwarded if forwarded in ('http', 'https') else scope.scheme}://{host}", host
 
     def _token(self, request: Request, subject: Subject) -> Response:
         if not self.security.has_logins:

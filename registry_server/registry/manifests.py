@@ -18,6 +18,8 @@ MAX_SIZE: Final = 4 << 20
 """Bytes of a manifest; the specification asks for at least 4 MiB."""
 KEPT_BYTES: Final = 16 << 20
 """Manifests a process keeps in memory; content-addressed, they can't go stale. Links are looked up each time."""
+TAGS_AT_ONCE: Final = 1000
+"""Tags of a repository that are looked through at once."""
 KEPT_SIZE: Final = 256 << 10
 """A larger manifest is read from storage each time."""
 
@@ -70,6 +72,16 @@ class Manifests:
         """Take a manifest, and the tags that point to it, from the repository. Raises ManifestUnknown."""
         if not await self._metadata.unlink_manifest(repository, digest):
             raise ManifestUnknown(detail={"digest": str(digest)})
+
+    async def tags_of(self, repository: str, digest: str) -> list[str]:
+        """The tags that point to a digest, which need not be one."""
+        found: list[str] = []
+        after = ""
+        while tags := await self._metadata.tags(repository, after=after, limit=TAGS_AT_ONCE):
+            targets = await in_parallel(lambda tag: self._metadata.tagged(repository, tag), tags)
+            found += [tag for tag, to in zip(tags, targets, strict=True) if to is not None and str(to.digest) == digest]
+            after = tags[-1]
+        return found
 
     async def untag(self, repository: str, tag: str) -> None:
         """Raises ManifestUnknown."""

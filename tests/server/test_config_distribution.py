@@ -20,7 +20,6 @@ def read(directory: Path, text: str) -> Loaded:
     [
         ("proxy: {remoteurl: https://registry-1.docker.io}", "4: proxy"),
         ("redis: {addrs: [localhost:6379]}", "4: redis"),
-        ("notifications: {endpoints: [{name: a, url: https://b}]}", "4: notifications"),
         ("middleware: {storage: [{name: cloudfront}]}", "4: middleware"),
         ("reporting: {bugsnag: {apikey: x}}", "4: reporting"),
         ("compatibility: {schema1: {enabled: true}}", "4: compatibility"),
