@@ -33,7 +33,7 @@ from registry_server import __version__, log
 from registry_server.auth import AccessPolicy, Authenticator
 from registry_server.auth.tokens import Tokens, shared_key
 from registry_server.config import Address, Config, ConfigError, Storage, UploadPurging
-from registry_server.health import StorageHealth
+from registry_server.health import ServerHealth
 from registry_server.http.app import App, DebugApp, Security
 from registry_server.http.engine import Certificate, CertificateError, Listener, bind
 from registry_server.http.handlers import Handlers
@@ -43,7 +43,9 @@ from registry_server.metadata.drivers import open_metadata, prepare
 from registry_server.metrics import Metrics
 from registry_server.notifications import Journal, Recorder, Source, SpoolError, prepare_spool
 from registry_server.registry import Registry
+from registry_server.registry.lists import Pages
 from registry_server.registry.manifest import understand
+from registry_server.registry.rules import Rules
 from registry_server.storage import open_storage, preparation
 from registry_server.storage.contract import StorageError, StorageRefused
 
@@ -82,7 +84,7 @@ class Shared:
 
 def run(config: Config, *, workers: int) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code. Raises ConfigError for what can't be served."""
-    log.configure(level=config.log.level, formatter=config.log.formatter, fields=config.log.fields)
+    log.configure(config.log)
     check(config)
     with tempfile.TemporaryDirectory(prefix="regatta-metrics-") as directory:
         shared = Shared(
@@ -223,14 +225,12 @@ class Worker:
         self._metrics = Metrics(shared.metrics_directory)
         self._storage = open_storage(config.storage, observe=self._metrics.storage)
         self._metadata = open_metadata(config.metadata, self._storage, understand)
-        self._health = StorageHealth(self._storage, self._metadata, config.health.storagedriver)
+        self._health = ServerHealth(self._storage, self._metadata, config.health)
         self._authenticator = _authenticator(config)
-        self._access_log = (
-            None
-            if config.log.accesslog.disabled
-            else AccessLog(formatter=config.log.formatter, fields=config.log.fields)
+        self._access_log = None if config.log.accesslog.disabled else AccessLog(config.log)
+        self._registry = Registry.over(
+            self._storage, self._metadata, rules=Rules.from_config(config), pages=_pages(config)
         )
-        self._registry = Registry.over(self._storage, self._metadata, sparse=config.manifests.sparse)
         self._journal = _journal(config)
         self._recorder = None if self._journal is None else Recorder(self._journal, config.notifications, self._metrics)
         self._app = self._build_app()
@@ -297,7 +297,8 @@ class Worker:
         )
 
     def _listen(self) -> Listener:
-        http2 = not self._shared.config.http.http2.disabled
+        settings = self._shared.config.http
+        http2 = not settings.http2.disabled and (settings.tls is not None or settings.h2c.enabled)
         return Listener(self._app, self._shared.api, certificate=self._certificate, http2=http2)
 
     def _listen_debug(self) -> Listener | None:
@@ -412,6 +413,11 @@ def _token_key(config: Config) -> bytes:
             f"storage.{config.storage.driver}: {error}; the key of tokens is kept there: try again later, or set "
             "http.secret, the same for all replicas"
         ) from error
+
+
+def _pages(config: Config) -> Pages:
+    usual = Pages()
+    return Pages(config.tags.maxtags or usual.tags, config.catalog.maxentries or usual.repositories)
 
 
 def _spool(config: Config) -> Path:

@@ -4,6 +4,7 @@ The operator builds a `Config` and dumps it; the server loads it. Every fault of
 it is and what to do.
 """
 
+from registry_server.config.health import FileCheck, Health, HTTPCheck, StorageCheck, TCPCheck
 from registry_server.config.loader import ConfigError, Loaded, dump, load
 from registry_server.config.model import (
     DRIVERS,
@@ -19,7 +20,6 @@ from registry_server.config.model import (
     Debug,
     Delete,
     Filesystem,
-    Health,
     Htpasswd,
     Layout,
     Log,
@@ -32,7 +32,6 @@ from registry_server.config.model import (
     Redirect,
     Role,
     Storage,
-    StorageCheck,
     UploadPurging,
     database_url,
 )
@@ -62,7 +61,9 @@ __all__ = [
     "Endpoint",
     "EventAction",
     "EventFormat",
+    "FileCheck",
     "Filesystem",
+    "HTTPCheck",
     "Health",
     "Htpasswd",
     "Layout",
@@ -79,6 +80,7 @@ __all__ = [
     "Role",
     "Storage",
     "StorageCheck",
+    "TCPCheck",
     "UploadPurging",
     "database_url",
     "dump",

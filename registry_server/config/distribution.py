@@ -39,10 +39,6 @@ def _one_of(*values: Any) -> Callable[[Any], bool]:
     return lambda value: value in values
 
 
-def _default_page(value: Any) -> bool:
-    return isinstance(value, int) and (value <= 0 or value == 1000)
-
-
 @dataclass(frozen=True)
 class _Setting:
     """A key of distribution's: the values that need no implementing, and what to do about the others."""
@@ -87,7 +83,6 @@ _Known = Mapping[str, "_Setting | _Block | _Known"]
 KNOWN: _Known = {
     "log": {
         "hooks": _Setting("remove it and alert on the log where it is collected", lambda v: _empty(v) or _disabled(v)),
-        "reportcaller": _TUNING,
     },
     "storage": {
         **dict.fromkeys(("inmemory", "oss", "swift"), _DRIVER),
@@ -96,9 +91,9 @@ KNOWN: _Known = {
         "azure": dict.fromkeys(_AZURE_TUNING, _TUNING),
         "cache": _Block(
             {
-                "blobdescriptor": _Setting("use inmemory, or remove it", _one_of("inmemory", ""), tunes=True),
+                "blobdescriptor": _Setting("remove it", _one_of("inmemory", "redis", ""), tunes=True),
                 "blobdescriptorsize": _TUNING,
-                "layerinfo": _Setting("use inmemory, or remove it", _one_of("inmemory", ""), tunes=True),
+                "layerinfo": _Setting("remove it", _one_of("inmemory", "redis", ""), tunes=True),
             }
         ),
         "tag": _Block({"concurrencylimit": _TUNING}),
@@ -110,7 +105,6 @@ KNOWN: _Known = {
     },
     "http": {
         "net": _Setting("use tcp, or remove it and listen on http.addr", _one_of("tcp", "")),
-        "h2c": _Block({"enabled": _Setting("remove it and serve HTTP/2 over http.tls")}),
         "tls": {
             "clientcas": _Setting("remove it and log clients in by auth.htpasswd"),
             "clientauth": _Setting(harmless=_always),
@@ -118,29 +112,9 @@ KNOWN: _Known = {
             "letsencrypt": _Setting("use http.tls.certificate and http.tls.key"),
         },
     },
-    "health": {kind: _Setting("remove it; health.storagedriver is what there is") for kind in ("file", "http", "tcp")},
     "middleware": _Setting(harmless=_no_middleware),
-    "redis": _Setting(harmless=_empty),
+    "redis": _Setting(harmless=_always, tunes=True),
     "proxy": _Setting(harmless=_empty),
-    "catalog": _Block({"maxentries": _Setting("remove it; the limit is 1000", _default_page)}),
-    "tags": _Block({"maxtags": _Setting("remove it; the limit is 1000", _default_page)}),
-    "validation": _Block(
-        {
-            "enabled": _Setting(harmless=_one_of(True, False)),
-            "disabled": _Setting(harmless=_one_of(True, False)),
-            "manifests": _Block(
-                {
-                    "urls": _Setting("remove it"),
-                    "indexes": _Block(
-                        {
-                            "platforms": _Setting("use all, or remove it", _one_of("all", "")),
-                            "platformlist": _Setting(),
-                        }
-                    ),
-                }
-            ),
-        }
-    ),
     "policy": _Block({"repository": _Block({"classes": _Setting()})}),
     "compatibility": _Setting("remove it; manifests of schema 1 are no longer pulled by any client"),
     "reporting": _Setting("remove it; distribution 3 dropped it as well"),
@@ -160,8 +134,22 @@ class Judgement:
 def judge(root: Value) -> Judgement:
     """Takes out of `root` every setting that is distribution's and not Regatta's, and says what that means."""
     judgement = Judgement()
+    _move_loglevel(root, judgement)
     _judge(root, KNOWN, (), judgement)
     return judgement
+
+
+def _move_loglevel(root: Value, judgement: Judgement) -> None:
+    """`loglevel` is what `log.level` was called once; the new name counts where both are."""
+    level = root.data.pop("loglevel", None) if isinstance(root.data, dict) else None
+    if level is None or level.data is None:
+        return
+    judgement.warnings.append(f"{level.place}: loglevel: is an old name; write log.level instead")
+    log = root.data.get("log")
+    if log is None or log.data is None:
+        log = root.data["log"] = Value({}, level.place)
+    if isinstance(log.data, dict):
+        log.data.setdefault("level", level)
 
 
 def _judge(block: Value, known: _Known, keys: Keys, judgement: Judgement) -> None:

@@ -13,10 +13,12 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr, model_validator
 
 from registry_server.config.headers import check_headers
+from registry_server.config.health import Health
 from registry_server.config.notifications import Notifications
 from registry_server.config.objectstores import GCS, S3, Azure
 from registry_server.config.scalars import Address, AsText, Duration, ListenAddress, Text
 from registry_server.config.section import Bool, FilePath, Int, Secret, Section
+from registry_server.config.validation import Validation
 
 Action = Literal["pull", "push", "delete"]
 Role = Literal["reader", "writer", "maintainer", "admin"]
@@ -24,12 +26,6 @@ Role = Literal["reader", "writer", "maintainer", "admin"]
 
 def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
-
-
-def _formatter(value: Any) -> Any:
-    if value == "logstash":
-        raise ValueError("logstash is a format of distribution's that Regatta does not implement yet; use json")
-    return value
 
 
 class AccessLog(Section):
@@ -42,9 +38,10 @@ class Log(Section):
     """What is logged, and how a line looks."""
 
     level: Annotated[Literal["error", "warn", "info", "debug"], BeforeValidator(_lower)] = "info"
-    formatter: Annotated[Literal["text", "json"], BeforeValidator(_formatter)] = "text"
+    formatter: Literal["text", "json", "logstash"] = "text"
     fields: dict[str, Any] = Field(default={})
     accesslog: AccessLog = AccessLog()
+    reportcaller: Bool = False
 
 
 class Filesystem(Section):
@@ -209,6 +206,12 @@ class TLS(Section):
     minimumtls: Annotated[Literal["tls1.2", "tls1.3"], BeforeValidator(_minimum_tls)] = "tls1.2"
 
 
+class H2C(Section):
+    """HTTP/2 without TLS, for clients and proxies that begin with it (RFC 9113, 3.3)."""
+
+    enabled: Bool = False
+
+
 class HTTP2(Section):
     """HTTP/2, over TLS only."""
 
@@ -265,6 +268,7 @@ class HTTP(Section):
     draintimeout: Duration = timedelta(seconds=60)
     tls: TLS | None = None
     http2: HTTP2 = HTTP2()
+    h2c: H2C = H2C()
     debug: Debug | None = None
 
 
@@ -285,21 +289,6 @@ class Auth(Section):
     """How clients log in."""
 
     htpasswd: Htpasswd | None = None
-
-
-class StorageCheck(Section):
-    """The readiness check of the storage: every `interval`, unready after `threshold` failures in a row."""
-
-    enabled: Bool = True
-    interval: Annotated[Duration, Field(gt=timedelta(0))] = timedelta(seconds=10)
-    timeout: Annotated[Duration, Field(gt=timedelta(0))] = timedelta(seconds=5)
-    threshold: Annotated[Int, Field(ge=1)] = 3
-
-
-class Health(Section):
-    """Checks behind `/readyz`."""
-
-    storagedriver: StorageCheck = StorageCheck()
 
 
 _GLOB = re.compile(r"[a-z0-9._/*?-]+")
@@ -358,6 +347,18 @@ class Manifests(Section):
     sparse: Literal["none", "indexes", "all"] = "indexes"
 
 
+class Catalog(Section):
+    """How many repositories a page of the catalog has at most; 0 or less for as many as by default."""
+
+    maxentries: Annotated[Int, AfterValidator(lambda count: max(count, 0))] = 0
+
+
+class Tags(Section):
+    """How many tags a page of a repository's has at most; 0 for as many as by default."""
+
+    maxtags: Annotated[Int, Field(ge=0)] = 0
+
+
 def _version(value: Any) -> Any:
     return str(getattr(value, "text", value)) if isinstance(value, float) else value
 
@@ -377,6 +378,9 @@ class Config(Section):
     access: Access | None = None
     manifests: Manifests = Manifests()
     notifications: Notifications = Notifications()
+    validation: Validation = Validation()
+    catalog: Catalog = Catalog()
+    tags: Tags = Tags()
 
     @model_validator(mode="after")
     def _somewhere_for_events(self) -> Self:
@@ -384,5 +388,14 @@ class Config(Section):
             raise ValueError(
                 "notifications.spool.directory is missing: beside content in an object store events can't wait; "
                 "give a folder on a volume that outlives the server"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_rule_for_indexes(self) -> Self:
+        if self.validation.manifests.indexes.platforms is not None and "sparse" in self.manifests.model_fields_set:
+            raise ValueError(
+                "validation.manifests.indexes.platforms and manifests.sparse say both what an index may lack; "
+                "remove one of them"
             )
         return self

@@ -1,13 +1,13 @@
 """Notifications of what happens in the registry: distribution's `notifications`, with a spool and CloudEvents added."""
 
-from collections.abc import Callable
 from datetime import timedelta
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from registry_server.config.headers import check_headers
+from registry_server.config.headers import SecretHeaders
+from registry_server.config.health import unless_zero
 from registry_server.config.scalars import Duration, Text
 from registry_server.config.section import Bool, FilePath, Int, Secret, Section
 
@@ -34,16 +34,6 @@ def _endpoint_url(url: Secret) -> Secret:
     return url
 
 
-def _secret_headers(headers: dict[str, tuple[Secret, ...]]) -> dict[str, tuple[Secret, ...]]:
-    check_headers({name: [value.get_secret_value() for value in values] for name, values in headers.items()})
-    return headers
-
-
-def _unless_zero(default: Any) -> Callable[[Any], Any]:
-    """distribution takes a zero for nothing said."""
-    return lambda value: value or default
-
-
 _SECOND = timedelta(seconds=1)
 
 
@@ -57,10 +47,10 @@ class Endpoint(Section):
     name: Annotated[Text, Field(min_length=1)]
     disabled: Bool = False
     url: Annotated[Secret, AfterValidator(_endpoint_url)] = SecretStr("")
-    headers: Annotated[dict[str, tuple[Secret, ...]], AfterValidator(_secret_headers)] = Field(default_factory=dict)
-    timeout: Annotated[Duration, AfterValidator(_unless_zero(_SECOND))] = _SECOND
-    threshold: Annotated[Int, Field(ge=0), AfterValidator(_unless_zero(10))] = 10
-    backoff: Annotated[Duration, AfterValidator(_unless_zero(_SECOND))] = _SECOND
+    headers: SecretHeaders = Field(default_factory=dict)
+    timeout: Annotated[Duration, AfterValidator(unless_zero(_SECOND))] = _SECOND
+    threshold: Annotated[Int, Field(ge=0), AfterValidator(unless_zero(10))] = 10
+    backoff: Annotated[Duration, AfterValidator(unless_zero(_SECOND))] = _SECOND
     ignoredmediatypes: tuple[Text, ...] = ()
     ignore: Ignore = Ignore()
     format: EventFormat = "v2"

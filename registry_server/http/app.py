@@ -12,12 +12,12 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from registry_server.auth import AccessPolicy, Authenticator, TooManyAttempts, Unauthenticated, basic_challenge
 from registry_server.auth.subject import ANONYMOUS, Subject
 from registry_server.auth.tokens import Tokens
-from registry_server.health import StorageHealth
+from registry_server.health import ServerHealth
 from registry_server.http.engine import Exchange, Scope, StreamBroken, stream
 from registry_server.http.errors import error_response
 from registry_server.http.handlers import JSON, Handler
@@ -67,7 +67,7 @@ class App:
     security: Security
     metrics: Metrics
     access_log: AccessLog | None
-    health: StorageHealth
+    health: ServerHealth
     headers: Headers = field(default_factory=list)
     """Added to every response (`http.headers`)."""
     prefix: str = ""
@@ -277,7 +277,7 @@ class App:
 class DebugApp:
     """The application of the debug port: health and metrics, without a login."""
 
-    health: StorageHealth
+    health: ServerHealth
     metrics: Metrics
     metrics_path: str | None
 
@@ -295,11 +295,11 @@ class DebugApp:
         return Response(404, [("content-type", "text/plain")], b"here are /healthz, /readyz and the metrics\n")
 
 
-def health_response(resource: str, health: StorageHealth) -> Response:
-    """`healthz`: the process answers. `readyz`: the storage can be written and read, too."""
-    error = health.error if resource == "readyz" else None
-    body: dict[str, Any] = {"status": "ok"} if error is None else {"status": "unavailable", "storage": error}
-    return Response(200 if error is None else 503, [JSON, ("cache-control", "no-store")], json.dumps(body).encode())
+def health_response(resource: str, health: ServerHealth) -> Response:
+    """`healthz`: the process answers. `readyz`: whatever is checked is well, too, above all the storage."""
+    errors = health.errors if resource == "readyz" else {}
+    body = {"status": "unavailable", **errors} if errors else {"status": "ok"}
+    return Response(503 if errors else 200, [JSON, ("cache-control", "no-store")], json.dumps(body).encode())
 
 
 def send(protocol: Exchange, response: Response, *, head: bool) -> None:

@@ -75,6 +75,11 @@ class Receiver:
                     self.send_header(name, value)
                 self.end_headers()
 
+            def do_HEAD(self) -> None:
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                self.send_response(receiver.take(Delivery(self.path, headers, None)))
+                self.end_headers()
+
             def log_message(self, *_: Any) -> None:
                 """The tests say enough."""
 
