@@ -179,6 +179,31 @@ def check(config: Path, as_: str) -> None:
     _show(_summary(loaded.config))
 
 
+@config_group.command()
+@click.option("--write", type=click.Path(path_type=Path), help="Put it into this file instead.")
+@click.option("--check", "current", type=click.Path(path_type=Path), help="Fail unless this file says it.")
+def reference(write: Path | None, current: Path | None) -> None:
+    """Print what becomes of each of distribution's settings, as Markdown.
+
+    \b
+    Examples:
+      registry-server config reference | less
+      registry-server config reference --check docs/configuration.md
+
+    Exit codes: 0, or 1 for a file that says something else.
+    """
+    from registry_server.config.reference import markdown
+
+    if current is not None:
+        if current.read_text() != markdown():
+            click.secho(f"{current} is not what the code says; write it with: make reference", fg="red", err=True)
+            sys.exit(1)
+    elif write is not None:
+        write.write_text(markdown())
+    else:
+        click.echo(markdown(), nl=False)
+
+
 def _examine(path: Path, config: Config) -> list[str]:
     """Reads certificate and logins as `serve` would; raises ConfigError, returns what is probably not meant."""
     from registry_server.auth import Users

@@ -229,7 +229,10 @@ class Worker:
         self._authenticator = _authenticator(config)
         self._access_log = None if config.log.accesslog.disabled else AccessLog(config.log)
         self._registry = Registry.over(
-            self._storage, self._metadata, rules=Rules.from_config(config), pages=_pages(config)
+            self._storage,
+            self._metadata,
+            rules=Rules.from_config(config),
+            pages=Pages(config.tags.maxtags, config.catalog.maxentries),
         )
         self._journal = _journal(config)
         self._recorder = None if self._journal is None else Recorder(self._journal, config.notifications, self._metrics)
@@ -413,11 +416,6 @@ def _token_key(config: Config) -> bytes:
             f"storage.{config.storage.driver}: {error}; the key of tokens is kept there: try again later, or set "
             "http.secret, the same for all replicas"
         ) from error
-
-
-def _pages(config: Config) -> Pages:
-    usual = Pages()
-    return Pages(config.tags.maxtags or usual.tags, config.catalog.maxentries or usual.repositories)
 
 
 def _spool(config: Config) -> Path:

@@ -47,6 +47,10 @@ class _Setting:
     harmless: Callable[[Any], bool] = _empty
     tunes: bool = False
     """Whether a harmless value still promises something that does not happen here, so that its author should know."""
+    reason: str = ""
+    """Why it is not implemented, where it never will be."""
+    note: str = ""
+    """What is so anyway, where any value is harmless."""
 
 
 _TUNING = _Setting(harmless=_always, tunes=True)
@@ -82,7 +86,11 @@ _Known = Mapping[str, "_Setting | _Block | _Known"]
 
 KNOWN: _Known = {
     "log": {
-        "hooks": _Setting("remove it and alert on the log where it is collected", lambda v: _empty(v) or _disabled(v)),
+        "hooks": _Setting(
+            "remove it and alert on the log or the metrics where they are collected",
+            lambda value: _empty(value) or _disabled(value),
+            reason="the server sends no mail",
+        ),
     },
     "storage": {
         **dict.fromkeys(("inmemory", "oss", "swift"), _DRIVER),
@@ -99,8 +107,8 @@ KNOWN: _Known = {
         "tag": _Block({"concurrencylimit": _TUNING}),
     },
     "auth": {
-        "none": _Setting(harmless=_always),
-        "silly": _Setting("use auth.htpasswd", _never),
+        "none": _Setting(harmless=_always, note="no logins, as without `auth`"),
+        "silly": _Setting("use auth.htpasswd", _never, reason="it lets everyone in"),
         "token": _Setting("use auth.htpasswd", _never),
     },
     "http": {
@@ -108,16 +116,28 @@ KNOWN: _Known = {
         "tls": {
             "clientcas": _Setting("remove it and log clients in by auth.htpasswd"),
             "clientauth": _Setting(harmless=_always),
-            "ciphersuites": _Setting("remove it; http.tls.minimumtls chooses between the suites that are safe"),
-            "letsencrypt": _Setting("use http.tls.certificate and http.tls.key"),
+            "ciphersuites": _Setting(
+                "remove it; http.tls.minimumtls chooses between the versions",
+                reason="the engine offers safe suites only",
+            ),
+            "letsencrypt": _Setting(
+                "let another program renew http.tls.certificate and http.tls.key, which are followed",
+                reason="the server obtains no certificates",
+            ),
         },
     },
-    "middleware": _Setting(harmless=_no_middleware),
+    "middleware": _Setting(harmless=_no_middleware, reason="it is code of distribution's"),
     "redis": _Setting(harmless=_always, tunes=True),
     "proxy": _Setting(harmless=_empty),
-    "policy": _Block({"repository": _Block({"classes": _Setting()})}),
-    "compatibility": _Setting("remove it; manifests of schema 1 are no longer pulled by any client"),
-    "reporting": _Setting("remove it; distribution 3 dropped it as well"),
+    "policy": _Block(
+        {
+            "repository": _Block(
+                {"classes": _Setting("remove it and use access", reason="it is for token servers of Docker's")}
+            )
+        }
+    ),
+    "compatibility": _Setting(reason="no client pulls manifests of schema 1 any more"),
+    "reporting": _Setting(reason="distribution 3 dropped it as well"),
 }
 
 
@@ -176,11 +196,47 @@ def _judge(block: Value, known: _Known, keys: Keys, judgement: Judgement) -> Non
 
 def _judge_setting(value: Value, setting: _Setting, keys: Keys, judgement: Judgement) -> None:
     if not setting.harmless(value.plain()):
-        text = f"is a setting of distribution's that Regatta does not implement yet; {setting.advice}"
+        why = f": {setting.reason}" if setting.reason else " yet"
+        text = f"is a setting of distribution's that Regatta does not implement{why}; {setting.advice}"
         judgement.faults.append((keys, value, text))
     elif setting.tunes:
         text = "has no effect: it tunes something inside distribution that Regatta does without"
         judgement.warnings.append(f"{value.place}: {dotted(keys)}: {text}")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What becomes of a setting, or of the block around it."""
+
+    keys: tuple[str, ...]
+    refused: bool
+    text: str
+
+
+def verdict(keys: tuple[str, ...], example: Any) -> Verdict | None:
+    """What becomes of a setting with a value such as `example`; None when that is for the types to say."""
+    known: Any = KNOWN
+    for depth, key in enumerate(keys, start=1):
+        known = known.keys if isinstance(known, _Block) else known
+        known = known.get(key) if isinstance(known, Mapping) else None
+        if isinstance(known, _Setting):
+            return _verdict(keys[:depth], known, nested(keys[depth:], example))
+    return None
+
+
+def _verdict(keys: tuple[str, ...], setting: _Setting, value: Any) -> Verdict:
+    if not setting.harmless(value):
+        why = f"{setting.reason}; " if setting.reason else ""
+        return Verdict(keys, refused=True, text=f"{why}{setting.advice}")
+    text = "it tunes the inside of distribution, says a warning" if setting.tunes else setting.note
+    return Verdict(keys, refused=False, text=text)
+
+
+def nested(keys: tuple[str, ...], value: Any) -> Any:
+    """A value within the blocks that lead to it; `[]` stands for a list."""
+    for key in reversed(keys):
+        value = [value] if key == "[]" else {key: value}
+    return value
 
 
 def names(keys: Keys) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr, model_validator
 
 from registry_server.config.headers import check_headers
-from registry_server.config.health import Health
+from registry_server.config.health import Health, unless_zero
 from registry_server.config.notifications import Notifications
 from registry_server.config.objectstores import GCS, S3, Azure
 from registry_server.config.scalars import Address, AsText, Duration, ListenAddress, Text
@@ -348,15 +348,15 @@ class Manifests(Section):
 
 
 class Catalog(Section):
-    """How many repositories a page of the catalog has at most; 0 or less for as many as by default."""
+    """How many repositories a page of the catalog has at most, however many a client asks for."""
 
-    maxentries: Annotated[Int, AfterValidator(lambda count: max(count, 0))] = 0
+    maxentries: Annotated[Int, AfterValidator(lambda count: count if count > 0 else 1000)] = 1000
 
 
 class Tags(Section):
-    """How many tags a page of a repository's has at most; 0 for as many as by default."""
+    """How many tags a page of a repository's has at most, however many a client asks for."""
 
-    maxtags: Annotated[Int, Field(ge=0)] = 0
+    maxtags: Annotated[Int, Field(ge=0), AfterValidator(unless_zero(10_000))] = 10_000
 
 
 def _version(value: Any) -> Any:

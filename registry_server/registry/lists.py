@@ -3,21 +3,17 @@
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Final
 
 from registry_server.metadata.contract import Metadata
 from registry_server.registry.errors import NameUnknown
-
-MAX_TAGS: Final = 10_000
-MAX_REPOSITORIES: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class Pages:
     """How much a page holds at most, however much a client asks for."""
 
-    tags: int = MAX_TAGS
-    repositories: int = MAX_REPOSITORIES
+    tags: int
+    repositories: int
 
 
 @dataclass(frozen=True, slots=True)

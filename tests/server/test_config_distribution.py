@@ -37,7 +37,7 @@ def read(directory: Path, text: str) -> Loaded:
 def test_what_would_change_the_behaviour_is_refused_by_name(tmp_path: Path, text: str, place: str) -> None:
     with pytest.raises(ConfigError) as raised:
         read(tmp_path, f"{BASE}{text}\n")
-    start = f"{tmp_path}/config.yml:{place}: is a setting of distribution's that Regatta does not implement yet; "
+    start = f"{tmp_path}/config.yml:{place}: is a setting of distribution's that Regatta does not implement"
     assert any(fault.startswith(start) for fault in raised.value.faults), raised.value.faults
 
 
