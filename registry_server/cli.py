@@ -86,7 +86,7 @@ def serve(config: Path, workers: int | None) -> None:
     from registry_server.serve import run
 
     try:
-        code = run(loaded.config, workers=workers or available_cpus())
+        code = run(loaded.config, config, workers=workers or available_cpus())
     except ConfigError as error:
         raise ConfigError(*(f"{config}: {fault}" for fault in error.faults)) from error
     sys.exit(code)

@@ -21,7 +21,7 @@ import time
 import uuid
 from collections.abc import Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -32,12 +32,13 @@ import uvloop
 from registry_server import __version__, log
 from registry_server.auth import AccessPolicy, Authenticator
 from registry_server.auth.tokens import Tokens, shared_key
-from registry_server.config import Address, Config, ConfigError, Storage, UploadPurging
+from registry_server.config import Address, Config, ConfigError, FollowedConfig, Storage, UploadPurging
 from registry_server.health import ServerHealth
 from registry_server.http.app import App, DebugApp, Security
 from registry_server.http.engine import Certificate, CertificateError, Listener, bind
-from registry_server.http.handlers import Handlers
+from registry_server.http.handlers import Handler, Handlers
 from registry_server.http.reporter import Reporter
+from registry_server.http.routes import Resource
 from registry_server.log import AccessLog
 from registry_server.metadata.drivers import open_metadata, prepare
 from registry_server.metrics import Metrics
@@ -52,7 +53,7 @@ from registry_server.storage.contract import StorageError, StorageRefused
 logger = logging.getLogger(__name__)
 
 WATCH_EVERY: Final = 1.0
-"""Seconds between looks at files that may change: certificates and logins."""
+"""Seconds between looks at files that may change: certificates, logins and the configuration."""
 FLUSH_EVERY: Final = 0.1
 """Seconds a line of the access log waits for others at most."""
 PUBLISH_EVERY: Final = 1.0
@@ -69,6 +70,7 @@ class Shared:
     """What the first process hands to every worker."""
 
     config: Config
+    config_file: Path
     api: socket.socket
     debug: socket.socket | None
     metrics_directory: Path
@@ -82,13 +84,17 @@ class Shared:
             self.debug.close()
 
 
-def run(config: Config, *, workers: int) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit code. Raises ConfigError for what can't be served."""
+def run(config: Config, file: Path, *, workers: int) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code. Raises ConfigError for what can't be served.
+
+    `config` was read from `file`, which is followed from then on.
+    """
     log.configure(config.log)
     check(config)
     with tempfile.TemporaryDirectory(prefix="regatta-metrics-") as directory:
         shared = Shared(
             config=config,
+            config_file=file,
             api=_bind(config.http.addr, "http.addr"),
             debug=None if config.http.debug is None else _bind(config.http.debug.addr, "http.debug.addr"),
             metrics_directory=Path(directory),
@@ -227,6 +233,8 @@ class Worker:
         self._metadata = open_metadata(config.metadata, self._storage, understand)
         self._health = ServerHealth(self._storage, self._metadata, config.health)
         self._authenticator = _authenticator(config)
+        self._followed = FollowedConfig(shared.config_file, os.environ, config)
+        self._followed.reload_if_changed()  # it may have changed since the first process read it
         self._access_log = None if config.log.accesslog.disabled else AccessLog(config.log)
         self._registry = Registry.over(
             self._storage,
@@ -259,18 +267,11 @@ class Worker:
         self._publish()
 
     def _build_app(self) -> App:
-        config = self._shared.config
+        config = self._followed.current
         realm = config.auth.htpasswd.realm if config.auth.htpasswd else "Regatta"
-        base_url = "" if config.http.relativeurls else config.http.host.rstrip("/")
         prefix = config.http.prefix.rstrip("/")
-        handlers = Handlers(
-            self._registry,
-            base_url=f"{base_url}{prefix}",
-            delete_enabled=config.storage.delete.enabled,
-            read_only=config.storage.maintenance.readonly.enabled,
-        )
         return App(
-            handlers=handlers.table(),
+            handlers=self._handlers(config),
             security=Security(
                 authenticator=self._authenticator,
                 policy=AccessPolicy.from_config(config),
@@ -285,6 +286,15 @@ class Worker:
             base_url=config.http.host.rstrip("/"),
             reporter=self._reporter(prefix),
         )
+
+    def _handlers(self, config: Config) -> dict[tuple[Resource, str], Handler]:
+        base_url = "" if config.http.relativeurls else config.http.host.rstrip("/")
+        return Handlers(
+            self._registry,
+            base_url=f"{base_url}{config.http.prefix.rstrip('/')}",
+            delete_enabled=config.storage.delete.enabled,
+            read_only=config.storage.maintenance.readonly.enabled,
+        ).table()
 
     def _reporter(self, prefix: str) -> Reporter | None:
         if self._recorder is None:
@@ -337,7 +347,8 @@ class Worker:
     async def _purge_uploads(self, settings: UploadPurging) -> None:
         while True:
             try:
-                await self._registry.uploads.purge(age=settings.age, dry_run=settings.dryrun)
+                if not self._followed.current.storage.maintenance.readonly.enabled:
+                    await self._registry.uploads.purge(age=settings.age, dry_run=settings.dryrun)
             except StorageError as error:
                 logger.warning("could not purge unfinished uploads: %s", error)
             await asyncio.sleep(settings.interval.total_seconds())
@@ -351,7 +362,13 @@ class Worker:
         while True:
             await asyncio.sleep(WATCH_EVERY)
             self._authenticator.reload_if_changed()
+            if await asyncio.to_thread(self._followed.reload_if_changed):
+                self._apply_access(self._followed.current)
+                self._app.handlers = self._handlers(self._followed.current)
             self._reload_certificate()
+
+    def _apply_access(self, config: Config) -> None:
+        self._app.security = replace(self._app.security, policy=AccessPolicy.from_config(config))
 
     def _reload_certificate(self) -> None:
         """Serve a changed certificate from a new listener, and let the old one finish what it has."""

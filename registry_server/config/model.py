@@ -58,17 +58,17 @@ class Delete(Section):
 
 
 class ReadOnly(Section):
-    """Whether the registry refuses every write."""
+    """Whether the registry refuses every write; followed while serving."""
 
     enabled: Bool = False
 
 
 class UploadPurging(Section):
-    """Uploads nobody finished are removed after `age`, looked for every `interval`."""
+    """Uploads that nothing was added to for `age` are removed, looked for every `interval`."""
 
     enabled: Bool = True
     age: Duration = timedelta(hours=168)
-    interval: Duration = timedelta(hours=24)
+    interval: Annotated[Duration, Field(gt=timedelta(0))] = timedelta(hours=24)
     dryrun: Bool = False
 
 

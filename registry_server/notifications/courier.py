@@ -44,6 +44,8 @@ class Couriers:
                 with self._journal.couriers_lock() as ours:
                     if ours:
                         await self._deliver()
+            except OSError as error:
+                logger.error("events can't be delivered: %s", error)  # noqa: TRY400
             except Exception:
                 logger.exception("the delivery of events failed; it begins anew")
             await asyncio.sleep(LOCK_EVERY)
@@ -70,14 +72,15 @@ class Courier:
 
     async def run(self) -> None:
         """Deliver, for ever."""
-        async with self._position() as position:
-            while True:
-                try:
-                    if not await self._deliver_batch(position):
-                        await asyncio.sleep(LOOK_EVERY)
-                except OSError as error:
-                    logger.error("the events for endpoint %s can't be read: %s", self._endpoint.name, error)  # noqa: TRY400
-                    await asyncio.sleep(LOCK_EVERY)
+        while True:
+            try:
+                async with self._position() as position:
+                    while True:
+                        if not await self._deliver_batch(position):
+                            await asyncio.sleep(LOOK_EVERY)
+            except OSError as error:
+                logger.error("the events for endpoint %s can't be read: %s", self._endpoint.name, error)  # noqa: TRY400
+                await asyncio.sleep(LOCK_EVERY)
 
     @asynccontextmanager
     async def _position(self) -> AsyncIterator[Position]:
