@@ -112,7 +112,7 @@ KNOWN: _Known = {
         "token": _Setting("use auth.htpasswd", _never),
     },
     "http": {
-        "net": _Setting("use tcp, or remove it and listen on http.addr", _one_of("tcp", "")),
+        "net": _Setting("use tcp, or remove it", _one_of("tcp", ""), reason="it listens on TCP alone"),
         "tls": {
             "clientcas": _Setting("remove it and log clients in by auth.htpasswd"),
             "clientauth": _Setting(harmless=_always),
