@@ -8,7 +8,7 @@ LOCKS  := runtime dev server operator build
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup setup-dev test e2e demo demo-down lint format crds manifests chart images lock clean
+.PHONY: help run setup setup-dev test e2e demo demo-down lint format crds reference manifests chart images lock clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,7 @@ lint: setup-dev ## Check style, types, layers and that generated files are curre
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/registry-operator crds --check crds
 	$(BIN)/python -m manifests.generate --check
+	$(BIN)/registry-server config reference --check docs/configuration.md
 
 format: setup-dev ## Format the code
 	$(BIN)/ruff check --fix --exit-zero .
@@ -51,6 +52,9 @@ format: setup-dev ## Format the code
 
 crds: setup ## Write crds/ from the operator's types
 	$(BIN)/registry-operator crds --write crds
+
+reference: setup ## Write docs/configuration.md from the server's settings
+	$(BIN)/registry-server config reference --write docs/configuration.md
 
 manifests: crds setup-dev ## Write what is derived from the chart: its CRDs, manifests/install
 	$(BIN)/python -m manifests.generate

@@ -6,7 +6,7 @@ Whatever a person can put right is one line on standard error, and exit code 2.
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ def serve(config: Path, workers: int | None) -> None:
     from registry_server.serve import run
 
     try:
-        code = run(loaded.config, workers=workers or available_cpus())
+        code = run(loaded.config, config, workers=workers or available_cpus())
     except ConfigError as error:
         raise ConfigError(*(f"{config}: {fault}" for fault in error.faults)) from error
     sys.exit(code)
@@ -180,6 +180,31 @@ def check(config: Path, as_: str) -> None:
     _show(_summary(loaded.config))
 
 
+@config_group.command()
+@click.option("--write", type=click.Path(path_type=Path), help="Put it into this file instead.")
+@click.option("--check", "current", type=click.Path(path_type=Path), help="Fail unless this file says it.")
+def reference(write: Path | None, current: Path | None) -> None:
+    """Print what becomes of each of distribution's settings, as Markdown.
+
+    \b
+    Examples:
+      registry-server config reference | less
+      registry-server config reference --check docs/configuration.md
+
+    Exit codes: 0, or 1 for a file that says something else.
+    """
+    from registry_server.config.reference import markdown
+
+    if current is not None:
+        if current.read_text() != markdown():
+            click.secho(f"{current} is not what the code says; write it with: make reference", fg="red", err=True)
+            sys.exit(1)
+    elif write is not None:
+        write.write_text(markdown())
+    else:
+        click.echo(markdown(), nl=False)
+
+
 def _examine(path: Path, config: Config) -> list[str]:
     """Reads certificate and logins as `serve` would; raises ConfigError, returns what is probably not meant."""
     from registry_server.auth import Users
@@ -218,28 +243,20 @@ def _strangers(config: Config, names: dict[str, bytes]) -> list[str]:
 
 
 def _without_secrets(config: Config) -> dict[str, Any]:
-    settings: dict[str, Any] = config.model_dump(mode="json", exclude_none=True)
-    for keys in _secrets(config):
-        *way, last = keys
-        block: Any = settings
-        for key in way:
-            block = block[key]
-        block[last] = "***"
-    return settings
+    return dict(_hidden(config, config.model_dump(mode="json", exclude_none=True)))
 
 
-def _secrets(section: Section, keys: Keys = ()) -> Iterator[Keys]:
-    """The keys of all secrets that are set."""
-    for name in type(section).model_fields:
-        value = getattr(section, name)
-        if isinstance(value, Section):
-            yield from _secrets(value, (*keys, name))
-        elif isinstance(value, tuple):
-            for index, one in enumerate(value):
-                if isinstance(one, Section):
-                    yield from _secrets(one, (*keys, name, index))
-        elif isinstance(value, SecretStr) and value.get_secret_value():
-            yield (*keys, name)
+def _hidden(value: Any, shown: Any) -> Any:
+    """What is shown of a value, without the secrets in it."""
+    if isinstance(value, SecretStr):
+        return "***" if value.get_secret_value() else ""
+    if isinstance(value, Section):
+        return {name: _hidden(getattr(value, name), one) for name, one in shown.items()}
+    if isinstance(value, dict):
+        return {name: _hidden(value[name], one) for name, one in shown.items()}
+    if isinstance(value, tuple):
+        return [_hidden(one, seen) for one, seen in zip(value, shown, strict=True)]
+    return shown
 
 
 def _summary(config: Config) -> list[tuple[str, str]]:
@@ -266,6 +283,8 @@ def _summary(config: Config) -> list[tuple[str, str]]:
         rows.append(("access", f"{who} may do everything"))
     else:
         rows += [("access", _in_words(policy)) for policy in config.access.policies] or [("access", "nobody")]
+    for endpoint in config.notifications.enabled:
+        rows.append(("events", f"to {endpoint.name} at {endpoint.address}, as {endpoint.format}"))
     if http.debug:
         paths = ["/healthz", "/readyz", *([http.debug.prometheus.path] if http.debug.prometheus.enabled else [])]
         rows.append(("debug", f"http://{http.debug.addr.host or '*'}:{http.debug.addr.port} {' '.join(paths)}"))

@@ -9,7 +9,7 @@ import os
 import time
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -55,6 +55,11 @@ PROXY_PULLS: Final = Family(
 )
 PROXY_BYTES: Final = Family("regatta_proxy_upstream_bytes", "Bytes received from upstreams.", ("upstream",))
 PROXY_ERRORS: Final = Family("regatta_proxy_upstream_errors", "Requests that upstreams failed.", ("upstream", "reason"))
+NOTIFICATIONS: Final = Family(
+    "regatta_notification_events",
+    "Events that an endpoint took, tries to deliver one that failed, and events dropped.",
+    ("endpoint", "outcome"),
+)
 COUNTERS: Final = (
     REQUESTS,
     RECEIVED,
@@ -65,6 +70,7 @@ COUNTERS: Final = (
     PROXY_PULLS,
     PROXY_BYTES,
     PROXY_ERRORS,
+    NOTIFICATIONS,
 )
 
 DURATIONS: Final = Family(
@@ -76,7 +82,8 @@ STORAGE: Final = Family(
 HISTOGRAMS: Final = (DURATIONS, STORAGE)
 
 IN_FLIGHT: Final = Family("regatta_http_requests_in_flight", "Requests being answered.")
-GAUGES: Final = (IN_FLIGHT,)
+PENDING: Final = Family("regatta_notification_events_pending", "Events that wait for an endpoint.", ("endpoint",))
+GAUGES: Final = (IN_FLIGHT, PENDING)
 
 
 class Metrics:
@@ -90,6 +97,7 @@ class Metrics:
             family.name: defaultdict(_empty_histogram) for family in HISTOGRAMS
         }
         self._repositories: set[str] = set()
+        self._pending: dict[_Labels, int] = {}
         self.in_flight = 0
         self.changed = False
         """Whether something was counted since the last `publish`."""
@@ -136,6 +144,17 @@ class Metrics:
         """Count a failure of an upstream."""
         self._counters[PROXY_ERRORS.name][upstream, reason] += 1
 
+    def notification(self, endpoint: str, outcome: str, count: int = 1) -> None:
+        """Count what became of events for an endpoint."""
+        self.changed = True
+        self._counters[NOTIFICATIONS.name][endpoint, outcome] += count
+
+    def notifications_pending(self, endpoint: str, count: int) -> None:
+        """Tell how many events wait for an endpoint."""
+        if self._pending.get((endpoint,)) != count:
+            self.changed = True
+            self._pending[endpoint,] = count
+
     def storage(self, operation: str, seconds: float) -> None:
         """Count a storage operation."""
         histogram = self._histograms[STORAGE.name][operation,]
@@ -149,7 +168,7 @@ class Metrics:
             "pid": os.getpid(),
             "counters": {name: _pairs(values) for name, values in self._counters.items()},
             "histograms": {name: _pairs(values) for name, values in self._histograms.items()},
-            "gauges": {IN_FLIGHT.name: self.in_flight},
+            "gauges": {IN_FLIGHT.name: [((), self.in_flight)], PENDING.name: _pairs(self._pending)},
         }
         temporary = self._file.with_suffix(".tmp")
         temporary.write_text(json.dumps(snapshot))
@@ -186,8 +205,9 @@ class _Workers(Collector):
                 histogram.add_metric(labels, _cumulative(value[:-1]), value[-1])
             yield histogram
         for family in GAUGES:
-            gauge = GaugeMetricFamily(family.name, family.help)
-            gauge.add_metric([], sum(snapshot["gauges"][family.name] for snapshot in alive))
+            gauge = GaugeMetricFamily(family.name, family.help, labels=family.labels)
+            for labels, value in _sum(alive, "gauges", family.name, [0]).items():
+                gauge.add_metric(labels, value[0])
             yield gauge
 
 
@@ -196,7 +216,7 @@ def _empty_histogram() -> list[float]:
     return [0] * (len(BUCKETS) + 1) + [0.0]
 
 
-def _pairs(values: dict[_Labels, Any]) -> list[tuple[_Labels, Any]]:
+def _pairs(values: Mapping[_Labels, Any]) -> list[tuple[_Labels, Any]]:
     return list(values.items())
 
 

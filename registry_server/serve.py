@@ -19,9 +19,10 @@ import ssl
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -32,24 +33,29 @@ import uvloop
 from registry_server import __version__, log
 from registry_server.auth import AccessPolicy, Authenticator
 from registry_server.auth.tokens import Tokens, shared_key
-from registry_server.config import Address, Config, ConfigError, Storage, UploadPurging
-from registry_server.health import StorageHealth
+from registry_server.config import Address, Config, ConfigError, FollowedConfig, Storage, UploadPurging
+from registry_server.health import ServerHealth
 from registry_server.http.app import App, DebugApp, Security
 from registry_server.http.engine import Certificate, CertificateError, Listener, bind
-from registry_server.http.handlers import Handlers
+from registry_server.http.handlers import Handler, Handlers
+from registry_server.http.reporter import Reporter
+from registry_server.http.routes import Resource
 from registry_server.log import AccessLog
 from registry_server.metadata.drivers import open_metadata, prepare
 from registry_server.metrics import Metrics
+from registry_server.notifications import Journal, Recorder, Source, SpoolError, prepare_spool
 from registry_server.proxy import PullThrough
 from registry_server.registry import Registry
+from registry_server.registry.lists import Pages
 from registry_server.registry.manifest import understand
+from registry_server.registry.rules import Rules
 from registry_server.storage import open_storage, preparation
 from registry_server.storage.contract import StorageError, StorageRefused
 
 logger = logging.getLogger(__name__)
 
 WATCH_EVERY: Final = 1.0
-"""Seconds between looks at files that may change: certificates and logins."""
+"""Seconds between looks at files that may change: certificates, logins and the configuration."""
 FLUSH_EVERY: Final = 0.1
 """Seconds a line of the access log waits for others at most."""
 PUBLISH_EVERY: Final = 1.0
@@ -66,10 +72,12 @@ class Shared:
     """What the first process hands to every worker."""
 
     config: Config
+    config_file: Path
     api: socket.socket
     debug: socket.socket | None
     metrics_directory: Path
     token_key: bytes
+    instance: str
     spool: Path
     """The folder for content on its way from upstreams, if there are any."""
 
@@ -80,17 +88,22 @@ class Shared:
             self.debug.close()
 
 
-def run(config: Config, *, workers: int) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit code. Raises ConfigError for what can't be served."""
-    log.configure(level=config.log.level, formatter=config.log.formatter, fields=config.log.fields)
+def run(config: Config, file: Path, *, workers: int) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code. Raises ConfigError for what can't be served.
+
+    `config` was read from `file`, which is followed from then on.
+    """
+    log.configure(config.log)
     check(config)
     with tempfile.TemporaryDirectory(prefix="regatta-metrics-") as directory:
         shared = Shared(
             config=config,
+            config_file=file,
             api=_bind(config.http.addr, "http.addr"),
             debug=None if config.http.debug is None else _bind(config.http.debug.addr, "http.debug.addr"),
             metrics_directory=Path(directory),
             token_key=_token_key(config),
+            instance=str(uuid.uuid4()),
             spool=_spool(config) or Path(directory) / "spool",
         )
         _announce(shared, workers)
@@ -109,6 +122,8 @@ def check(config: Config) -> None:
     _certificate(config)
     _authenticator(config)
     _check_upstreams(config)
+    if config.notifications.enabled:
+        _prepare_spool(config)
 
 
 def _check_folder(root: Path) -> None:
@@ -223,23 +238,22 @@ class Worker:
         self._metrics = Metrics(shared.metrics_directory)
         self._storage = open_storage(config.storage, observe=self._metrics.storage)
         self._metadata = open_metadata(config.metadata, self._storage, understand)
-        self._health = StorageHealth(self._storage, self._metadata, config.health.storagedriver)
+        self._health = ServerHealth(self._storage, self._metadata, config.health)
         self._authenticator = _authenticator(config)
-        self._access_log = (
-            None
-            if config.log.accesslog.disabled
-            else AccessLog(formatter=config.log.formatter, fields=config.log.fields)
+        self._followed = FollowedConfig(shared.config_file, os.environ, config)
+        self._followed.reload_if_changed()  # it may have changed since the first process read it
+        self._access_log = None if config.log.accesslog.disabled else AccessLog(config.log)
+        self._registry = Registry.over(
+            self._storage,
+            self._metadata,
+            rules=Rules.from_config(config),
+            pages=Pages(config.tags.maxtags, config.catalog.maxentries),
         )
-        metadata = self._metadata
-        sparse = config.manifests.sparse
-        self._pull_through = (
-            PullThrough(config.proxy, self._storage, metadata, sparse=sparse, spool=shared.spool, metrics=self._metrics)
-            if config.proxy.remotes and not config.storage.maintenance.readonly.enabled
-            else None
-        )
-        self._registry = (
-            self._pull_through.registry if self._pull_through else Registry.over(self._storage, metadata, sparse=sparse)
-        )
+        self._pull_through = self._open_pull_through()
+        if self._pull_through is not None:
+            self._registry = self._pull_through.registry
+        self._journal = _journal(config)
+        self._recorder = None if self._journal is None else Recorder(self._journal, config.notifications, self._metrics)
         self._app = self._build_app()
         self._certificate = _certificate(config)
         self._retired: dict[Listener, asyncio.Task[None]] = {}
@@ -260,22 +274,17 @@ class Worker:
             task.cancel()
         if self._pull_through is not None:
             await self._pull_through.close()
+        if self._recorder is not None:
+            await self._recorder.close()
         await self._metadata.close()
         self._publish()
 
     def _build_app(self) -> App:
-        config = self._shared.config
+        config = self._followed.current
         realm = config.auth.htpasswd.realm if config.auth.htpasswd else "Regatta"
-        base_url = "" if config.http.relativeurls else config.http.host.rstrip("/")
         prefix = config.http.prefix.rstrip("/")
-        handlers = Handlers(
-            self._registry,
-            base_url=f"{base_url}{prefix}",
-            delete_enabled=config.storage.delete.enabled,
-            read_only=config.storage.maintenance.readonly.enabled,
-        )
         return App(
-            handlers=handlers.table(),
+            handlers=self._handlers(config),
             security=Security(
                 authenticator=self._authenticator,
                 policy=AccessPolicy.from_config(config),
@@ -289,10 +298,34 @@ class Worker:
             prefix=prefix,
             base_url=config.http.host.rstrip("/"),
             namespaces=config.proxy.namespaces,
+            reporter=self._reporter(prefix),
+        )
+
+    def _handlers(self, config: Config) -> dict[tuple[Resource, str], Handler]:
+        base_url = "" if config.http.relativeurls else config.http.host.rstrip("/")
+        return Handlers(
+            self._registry,
+            base_url=f"{base_url}{config.http.prefix.rstrip('/')}",
+            delete_enabled=config.storage.delete.enabled,
+            read_only=config.storage.maintenance.readonly.enabled,
+        ).table()
+
+    def _reporter(self, prefix: str) -> Reporter | None:
+        if self._recorder is None:
+            return None
+        config = self._shared.config
+        return Reporter(
+            registry=self._registry,
+            recorder=self._recorder,
+            source=Source(f"{socket.gethostname()}:{config.http.addr.port}", self._shared.instance),
+            base_url=config.http.host.rstrip("/"),
+            prefix=prefix,
+            with_references=config.notifications.events.includereferences,
         )
 
     def _listen(self) -> Listener:
-        http2 = not self._shared.config.http.http2.disabled
+        settings = self._shared.config.http
+        http2 = not settings.http2.disabled and (settings.tls is not None or settings.h2c.enabled)
         return Listener(self._app, self._shared.api, certificate=self._certificate, http2=http2)
 
     def _listen_debug(self) -> Listener | None:
@@ -310,6 +343,10 @@ class Worker:
             work.append(self._purge_uploads(purging))
         if self._index == 0 and self._pull_through is not None:
             work.append(self._pull_through.housekeep())
+        if self._index == 0 and self._journal is not None:
+            from registry_server.notifications.courier import Couriers  # aiohttp is much to load for nothing
+
+            work.append(Couriers(self._journal, self._shared.config.notifications, self._metrics).run())
         return work
 
     async def _flush_log(self) -> None:
@@ -326,7 +363,8 @@ class Worker:
     async def _purge_uploads(self, settings: UploadPurging) -> None:
         while True:
             try:
-                await self._registry.uploads.purge(age=settings.age, dry_run=settings.dryrun)
+                if not self._followed.current.storage.maintenance.readonly.enabled:
+                    await self._registry.uploads.purge(age=settings.age, dry_run=settings.dryrun)
             except StorageError as error:
                 logger.warning("could not purge unfinished uploads: %s", error)
             await asyncio.sleep(settings.interval.total_seconds())
@@ -340,7 +378,13 @@ class Worker:
         while True:
             await asyncio.sleep(WATCH_EVERY)
             self._authenticator.reload_if_changed()
+            if await asyncio.to_thread(self._followed.reload_if_changed):
+                self._apply_access(self._followed.current)
+                self._app.handlers = self._handlers(self._followed.current)
             self._reload_certificate()
+
+    def _apply_access(self, config: Config) -> None:
+        self._app.security = replace(self._app.security, policy=AccessPolicy.from_config(config))
 
     def _reload_certificate(self) -> None:
         """Serve a changed certificate from a new listener, and let the old one finish what it has."""
@@ -432,6 +476,30 @@ def _spool(config: Config) -> Path | None:
     if spool is None and filesystem is not None:
         spool = filesystem.rootdirectory / ".regatta" / "spool"
     return None if spool is None else spool / socket.gethostname()
+
+
+def _spool(config: Config) -> Path:
+    directory, filesystem = config.notifications.spool.directory, config.storage.filesystem
+    if directory is not None:
+        return directory
+    if filesystem is None:
+        raise ConfigError("notifications.spool.directory: is missing")  # which the types have refused before
+    return filesystem.rootdirectory / ".regatta" / "notifications"
+
+
+def _prepare_spool(config: Config) -> None:
+    endpoints = [endpoint.name for endpoint in config.notifications.enabled]
+    try:
+        prepare_spool(_spool(config), max_size=config.notifications.spool.maxsize, endpoints=endpoints)
+    except SpoolError as error:
+        raise ConfigError(f"notifications.spool.directory: {error}") from error
+
+
+def _journal(config: Config) -> Journal | None:
+    """None where nobody is told anything."""
+    if not config.notifications.enabled:
+        return None
+    return Journal(_spool(config), max_size=config.notifications.spool.maxsize)
 
 
 def _bind(address: Address, key: str) -> socket.socket:

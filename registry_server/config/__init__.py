@@ -4,6 +4,8 @@ The operator builds a `Config` and dumps it; the server loads it. Every fault of
 it is and what to do.
 """
 
+from registry_server.config.follow import FollowedConfig
+from registry_server.config.health import FileCheck, Health, HTTPCheck, StorageCheck, TCPCheck
 from registry_server.config.loader import ConfigError, Loaded, dump, load
 from registry_server.config.model import (
     DRIVERS,
@@ -19,7 +21,6 @@ from registry_server.config.model import (
     Debug,
     Delete,
     Filesystem,
-    Health,
     Htpasswd,
     Layout,
     Log,
@@ -33,10 +34,10 @@ from registry_server.config.model import (
     Role,
     Shutdown,
     Storage,
-    StorageCheck,
     UploadPurging,
     database_url,
 )
+from registry_server.config.notifications import Endpoint, EventAction, EventFormat, Notifications
 from registry_server.config.objectstores import GCS, S3, Azure, AzureCredentials
 from registry_server.config.scalars import Address, format_duration, parse_duration
 
@@ -59,7 +60,13 @@ __all__ = [
     "ConfigError",
     "Debug",
     "Delete",
+    "Endpoint",
+    "EventAction",
+    "EventFormat",
+    "FileCheck",
     "Filesystem",
+    "FollowedConfig",
+    "HTTPCheck",
     "Health",
     "Htpasswd",
     "Layout",
@@ -68,6 +75,7 @@ __all__ = [
     "Maintenance",
     "Manifests",
     "Metadata",
+    "Notifications",
     "Policy",
     "Prometheus",
     "ReadOnly",
@@ -76,6 +84,7 @@ __all__ = [
     "Shutdown",
     "Storage",
     "StorageCheck",
+    "TCPCheck",
     "UploadPurging",
     "database_url",
     "dump",

@@ -31,20 +31,12 @@ def _disabled(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(one, dict) and one.get("disabled") is True for one in value)
 
 
-def _no_endpoints(value: Any) -> bool:
-    return _empty(value) or (isinstance(value, dict) and _disabled(value.get("endpoints", [])))
-
-
 def _no_middleware(value: Any) -> bool:
     return _empty(value) or (isinstance(value, dict) and all(map(_disabled, value.values())))
 
 
 def _one_of(*values: Any) -> Callable[[Any], bool]:
     return lambda value: value in values
-
-
-def _default_page(value: Any) -> bool:
-    return isinstance(value, int) and (value <= 0 or value == 1000)
 
 
 @dataclass(frozen=True)
@@ -55,6 +47,10 @@ class _Setting:
     harmless: Callable[[Any], bool] = _empty
     tunes: bool = False
     """Whether a harmless value still promises something that does not happen here, so that its author should know."""
+    reason: str = ""
+    """Why it is not implemented, where it never will be."""
+    note: str = ""
+    """What is so anyway, where any value is harmless."""
 
 
 _TUNING = _Setting(harmless=_always, tunes=True)
@@ -90,8 +86,11 @@ _Known = Mapping[str, "_Setting | _Block | _Known"]
 
 KNOWN: _Known = {
     "log": {
-        "hooks": _Setting("remove it and alert on the log where it is collected", lambda v: _empty(v) or _disabled(v)),
-        "reportcaller": _TUNING,
+        "hooks": _Setting(
+            "remove it and alert on the log or the metrics where they are collected",
+            lambda value: _empty(value) or _disabled(value),
+            reason="the server sends no mail",
+        ),
     },
     "storage": {
         **dict.fromkeys(("inmemory", "oss", "swift"), _DRIVER),
@@ -100,54 +99,44 @@ KNOWN: _Known = {
         "azure": dict.fromkeys(_AZURE_TUNING, _TUNING),
         "cache": _Block(
             {
-                "blobdescriptor": _Setting("use inmemory, or remove it", _one_of("inmemory", ""), tunes=True),
+                "blobdescriptor": _Setting("remove it", _one_of("inmemory", "redis", ""), tunes=True),
                 "blobdescriptorsize": _TUNING,
-                "layerinfo": _Setting("use inmemory, or remove it", _one_of("inmemory", ""), tunes=True),
+                "layerinfo": _Setting("remove it", _one_of("inmemory", "redis", ""), tunes=True),
             }
         ),
         "tag": _Block({"concurrencylimit": _TUNING}),
     },
     "auth": {
-        "none": _Setting(harmless=_always),
-        "silly": _Setting("use auth.htpasswd", _never),
+        "none": _Setting(harmless=_always, note="no logins, as without `auth`"),
+        "silly": _Setting("use auth.htpasswd", _never, reason="it lets everyone in"),
         "token": _Setting("use auth.htpasswd", _never),
     },
     "http": {
-        "net": _Setting("use tcp, or remove it and listen on http.addr", _one_of("tcp", "")),
-        "h2c": _Block({"enabled": _Setting("remove it and serve HTTP/2 over http.tls")}),
+        "net": _Setting("use tcp, or remove it", _one_of("tcp", ""), reason="it listens on TCP alone"),
         "tls": {
             "clientcas": _Setting("remove it and log clients in by auth.htpasswd"),
             "clientauth": _Setting(harmless=_always),
-            "ciphersuites": _Setting("remove it; http.tls.minimumtls chooses between the suites that are safe"),
-            "letsencrypt": _Setting("use http.tls.certificate and http.tls.key"),
+            "ciphersuites": _Setting(
+                "remove it; http.tls.minimumtls chooses between the versions",
+                reason="the engine offers safe suites only",
+            ),
+            "letsencrypt": _Setting(
+                "let another program renew http.tls.certificate and http.tls.key, which are followed",
+                reason="the server obtains no certificates",
+            ),
         },
     },
-    "health": {kind: _Setting("remove it; health.storagedriver is what there is") for kind in ("file", "http", "tcp")},
-    "middleware": _Setting(harmless=_no_middleware),
-    "notifications": _Setting(harmless=_no_endpoints),
-    "redis": _Setting(harmless=_empty),
-    "catalog": _Block({"maxentries": _Setting("remove it; the limit is 1000", _default_page)}),
-    "tags": _Block({"maxtags": _Setting("remove it; the limit is 1000", _default_page)}),
-    "validation": _Block(
+    "middleware": _Setting(harmless=_no_middleware, reason="it is code of distribution's"),
+    "redis": _Setting(harmless=_always, tunes=True),
+    "policy": _Block(
         {
-            "enabled": _Setting(harmless=_one_of(True, False)),
-            "disabled": _Setting(harmless=_one_of(True, False)),
-            "manifests": _Block(
-                {
-                    "urls": _Setting("remove it"),
-                    "indexes": _Block(
-                        {
-                            "platforms": _Setting("use all, or remove it", _one_of("all", "")),
-                            "platformlist": _Setting(),
-                        }
-                    ),
-                }
-            ),
+            "repository": _Block(
+                {"classes": _Setting("remove it and use access", reason="it is for token servers of Docker's")}
+            )
         }
     ),
-    "policy": _Block({"repository": _Block({"classes": _Setting()})}),
-    "compatibility": _Setting("remove it; manifests of schema 1 are no longer pulled by any client"),
-    "reporting": _Setting("remove it; distribution 3 dropped it as well"),
+    "compatibility": _Setting(reason="no client pulls manifests of schema 1 any more"),
+    "reporting": _Setting(reason="distribution 3 dropped it as well"),
 }
 
 
@@ -164,8 +153,22 @@ class Judgement:
 def judge(root: Value) -> Judgement:
     """Takes out of `root` every setting that is distribution's and not Regatta's, and says what that means."""
     judgement = Judgement()
+    _move_loglevel(root, judgement)
     _judge(root, KNOWN, (), judgement)
     return judgement
+
+
+def _move_loglevel(root: Value, judgement: Judgement) -> None:
+    """`loglevel` is what `log.level` was called once; the new name counts where both are."""
+    level = root.data.pop("loglevel", None) if isinstance(root.data, dict) else None
+    if level is None or level.data is None:
+        return
+    judgement.warnings.append(f"{level.place}: loglevel: is an old name; write log.level instead")
+    log = root.data.get("log")
+    if log is None or log.data is None:
+        log = root.data["log"] = Value({}, level.place)
+    if isinstance(log.data, dict):
+        log.data.setdefault("level", level)
 
 
 def _judge(block: Value, known: _Known, keys: Keys, judgement: Judgement) -> None:
@@ -192,11 +195,47 @@ def _judge(block: Value, known: _Known, keys: Keys, judgement: Judgement) -> Non
 
 def _judge_setting(value: Value, setting: _Setting, keys: Keys, judgement: Judgement) -> None:
     if not setting.harmless(value.plain()):
-        text = f"is a setting of distribution's that Regatta does not implement yet; {setting.advice}"
+        why = f": {setting.reason}" if setting.reason else " yet"
+        text = f"is a setting of distribution's that Regatta does not implement{why}; {setting.advice}"
         judgement.faults.append((keys, value, text))
     elif setting.tunes:
         text = "has no effect: it tunes something inside distribution that Regatta does without"
         judgement.warnings.append(f"{value.place}: {dotted(keys)}: {text}")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What becomes of a setting, or of the block around it."""
+
+    keys: tuple[str, ...]
+    refused: bool
+    text: str
+
+
+def verdict(keys: tuple[str, ...], example: Any) -> Verdict | None:
+    """What becomes of a setting with a value such as `example`; None when that is for the types to say."""
+    known: Any = KNOWN
+    for depth, key in enumerate(keys, start=1):
+        known = known.keys if isinstance(known, _Block) else known
+        known = known.get(key) if isinstance(known, Mapping) else None
+        if isinstance(known, _Setting):
+            return _verdict(keys[:depth], known, nested(keys[depth:], example))
+    return None
+
+
+def _verdict(keys: tuple[str, ...], setting: _Setting, value: Any) -> Verdict:
+    if not setting.harmless(value):
+        why = f"{setting.reason}; " if setting.reason else ""
+        return Verdict(keys, refused=True, text=f"{why}{setting.advice}")
+    text = "it tunes the inside of distribution, says a warning" if setting.tunes else setting.note
+    return Verdict(keys, refused=False, text=text)
+
+
+def nested(keys: tuple[str, ...], value: Any) -> Any:
+    """A value within the blocks that lead to it; `[]` stands for a list."""
+    for key in reversed(keys):
+        value = [value] if key == "[]" else {key: value}
+    return value
 
 
 def names(keys: Keys) -> tuple[str, ...]:

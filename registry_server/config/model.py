@@ -12,10 +12,14 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr, model_validator
 
+from registry_server.config.headers import check_headers
+from registry_server.config.health import Health, unless_zero
+from registry_server.config.notifications import Notifications
 from registry_server.config.objectstores import GCS, S3, Azure
 from registry_server.config.proxy import Proxy
-from registry_server.config.scalars import Address, Duration, ListenAddress, Text
+from registry_server.config.scalars import Address, AsText, Duration, ListenAddress, Text
 from registry_server.config.section import Bool, FilePath, Int, Secret, Section
+from registry_server.config.validation import Validation
 
 Action = Literal["pull", "push", "delete"]
 Role = Literal["reader", "writer", "maintainer", "admin"]
@@ -23,12 +27,6 @@ Role = Literal["reader", "writer", "maintainer", "admin"]
 
 def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
-
-
-def _formatter(value: Any) -> Any:
-    if value == "logstash":
-        raise ValueError("logstash is a format of distribution's that Regatta does not implement yet; use json")
-    return value
 
 
 class AccessLog(Section):
@@ -41,9 +39,10 @@ class Log(Section):
     """What is logged, and how a line looks."""
 
     level: Annotated[Literal["error", "warn", "info", "debug"], BeforeValidator(_lower)] = "info"
-    formatter: Annotated[Literal["text", "json"], BeforeValidator(_formatter)] = "text"
+    formatter: Literal["text", "json", "logstash"] = "text"
     fields: dict[str, Any] = Field(default={})
     accesslog: AccessLog = AccessLog()
+    reportcaller: Bool = False
 
 
 class Filesystem(Section):
@@ -60,17 +59,17 @@ class Delete(Section):
 
 
 class ReadOnly(Section):
-    """Whether the registry refuses every write."""
+    """Whether the registry refuses every write; followed while serving."""
 
     enabled: Bool = False
 
 
 class UploadPurging(Section):
-    """Uploads nobody finished are removed after `age`, looked for every `interval`."""
+    """Uploads that nothing was added to for `age` are removed, looked for every `interval`."""
 
     enabled: Bool = True
     age: Duration = timedelta(hours=168)
-    interval: Duration = timedelta(hours=24)
+    interval: Annotated[Duration, Field(gt=timedelta(0))] = timedelta(hours=24)
     dryrun: Bool = False
 
 
@@ -208,6 +207,12 @@ class TLS(Section):
     minimumtls: Annotated[Literal["tls1.2", "tls1.3"], BeforeValidator(_minimum_tls)] = "tls1.2"
 
 
+class H2C(Section):
+    """HTTP/2 without TLS, for clients and proxies that begin with it (RFC 9113, 3.3)."""
+
+    enabled: Bool = False
+
+
 class HTTP2(Section):
     """HTTP/2, over TLS only."""
 
@@ -247,16 +252,8 @@ def _external_url(url: str) -> str:
     return url
 
 
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-
-
 def _headers(headers: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    for name, values in headers.items():
-        if not _HEADER_NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is not the name of a header (RFC 9110, 5.1)")
-        if not all(map(_HEADER_VALUE.fullmatch, values)):
-            raise ValueError(f"a value of {name} has characters a header must not have (RFC 9110, 5.5)")
+    check_headers(headers)
     return headers
 
 
@@ -272,6 +269,7 @@ class HTTP(Section):
     draintimeout: Duration = timedelta(seconds=60)
     tls: TLS | None = None
     http2: HTTP2 = HTTP2()
+    h2c: H2C = H2C()
     debug: Debug | None = None
 
 
@@ -292,21 +290,6 @@ class Auth(Section):
     """How clients log in."""
 
     htpasswd: Htpasswd | None = None
-
-
-class StorageCheck(Section):
-    """The readiness check of the storage: every `interval`, unready after `threshold` failures in a row."""
-
-    enabled: Bool = True
-    interval: Annotated[Duration, Field(gt=timedelta(0))] = timedelta(seconds=10)
-    timeout: Annotated[Duration, Field(gt=timedelta(0))] = timedelta(seconds=5)
-    threshold: Annotated[Int, Field(ge=1)] = 3
-
-
-class Health(Section):
-    """Checks behind `/readyz`."""
-
-    storagedriver: StorageCheck = StorageCheck()
 
 
 _GLOB = re.compile(r"[a-z0-9._/*?-]+")
@@ -375,6 +358,18 @@ class Shutdown(Section):
     notice: Duration = timedelta(0)
 
 
+class Catalog(Section):
+    """How many repositories a page of the catalog has at most, however many a client asks for."""
+
+    maxentries: Annotated[Int, AfterValidator(lambda count: count if count > 0 else 1000)] = 1000
+
+
+class Tags(Section):
+    """How many tags a page of a repository's has at most, however many a client asks for."""
+
+    maxtags: Annotated[Int, Field(ge=0), AfterValidator(unless_zero(10_000))] = 10_000
+
+
 def _version(value: Any) -> Any:
     return str(getattr(value, "text", value)) if isinstance(value, float) else value
 
@@ -395,3 +390,25 @@ class Config(Section):
     manifests: Manifests = Manifests()
     shutdown: Shutdown = Shutdown()
     proxy: Proxy = Proxy()
+    notifications: Notifications = Notifications()
+    validation: Validation = Validation()
+    catalog: Catalog = Catalog()
+    tags: Tags = Tags()
+
+    @model_validator(mode="after")
+    def _somewhere_for_events(self) -> Self:
+        if self.notifications.enabled and self.storage.filesystem is None and not self.notifications.spool.directory:
+            raise ValueError(
+                "notifications.spool.directory is missing: beside content in an object store events can't wait; "
+                "give a folder on a volume that outlives the server"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_rule_for_indexes(self) -> Self:
+        if self.validation.manifests.indexes.platforms is not None and "sparse" in self.manifests.model_fields_set:
+            raise ValueError(
+                "validation.manifests.indexes.platforms and manifests.sparse say both what an index may lack; "
+                "remove one of them"
+            )
+        return self

@@ -12,17 +12,18 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import Final
 
 from registry_server.auth import AccessPolicy, Authenticator, TooManyAttempts, Unauthenticated, basic_challenge
 from registry_server.auth.subject import ANONYMOUS, Subject
 from registry_server.auth.tokens import Tokens
-from registry_server.health import StorageHealth
+from registry_server.health import ServerHealth
 from registry_server.http.engine import Exchange, Scope, StreamBroken, stream
 from registry_server.http.errors import error_response
 from registry_server.http.handlers import JSON, Handler
 from registry_server.http.message import File, Headers, Request, Response, Stream
+from registry_server.http.origin import external
+from registry_server.http.reporter import Reporter
 from registry_server.http.routes import METHODS, Resource, Target, find
 from registry_server.log import AccessLog
 from registry_server.metrics import CONTENT_TYPE, Metrics
@@ -38,7 +39,6 @@ DRAINED: Final = 16 << 20
 NOT_FOUND: Final = b'{"errors":[{"code":"NOT_FOUND","message":"there is nothing at this path; the API is below /v2/"}]}'
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
-_HOST = re.compile(r"[A-Za-z0-9.\-:\[\]]{1,255}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class App:
     security: Security
     metrics: Metrics
     access_log: AccessLog | None
-    health: StorageHealth
+    health: ServerHealth
     headers: Headers = field(default_factory=list)
     """Added to every response (`http.headers`)."""
     prefix: str = ""
@@ -79,6 +79,8 @@ class App:
     """Whether the server is about to stop, so that every connection ends with its next response."""
     namespaces: Mapping[str, str] = field(default_factory=dict)
     """Of a pull-through cache: where repositories are that clients ask for with another registry's name (`ns`)."""
+    reporter: Reporter | None = None
+    """Tells notifications what requests did, where there are any."""
     _ids: "itertools.count[int]" = field(default_factory=itertools.count)
     _id_prefix: str = field(default_factory=lambda: secrets.token_hex(6))
 
@@ -97,7 +99,7 @@ class App:
             return
         if response.status >= 400 and request.method in _WITH_BODY and request.headers.get("expect") is None:
             await body.drain()
-        request_id = self._request_id(request)
+        request_id = request.id or self._request_id(request)
         further = [API_VERSION, ("x-request-id", request_id), *self.headers]
         if (closing or self.leaving) and scope.http_version == "1.1":
             further.append(CLOSE)
@@ -153,7 +155,14 @@ class App:
                 "GET" if request.method == "HEAD" and (target.resource, "HEAD") not in self.handlers else request.method
             )
             handler = self.handlers[target.resource, method]
-            response = await handler(request, target, lambda name: self.security.policy.allows(subject, name, "pull"))
+            def visible(name: str) -> bool:
+                return self.security.policy.allows(subject, name, "pull")
+
+            if self.reporter is None:
+                response = await handler(request, target, visible)
+            else:
+                request.id = self._request_id(request)
+                response = await self.reporter.answer(handler, request, target, visible, scope)
             if namespace is not None:
                 response.headers.append(("oci-namespace", namespace))
         except Unauthorized as error:
@@ -249,7 +258,7 @@ class App:
         """How to log in: with `Bearer` where there are also clients without a login, else with `Basic`."""
         if not self.security.anyone_may_something or (target is not None and target.resource == "token"):
             return basic_challenge(self.security.realm)
-        base, host = self._external(request, scope)
+        base, host = external(self.base_url, request, scope)
         challenge = f'Bearer realm="{base}{self.prefix}/auth/token",service="{host}"'
         if target is not None and target.repository:
             action = METHODS[target.resource][request.method]
@@ -258,16 +267,6 @@ class App:
         if request.headers.get("authorization") is not None:
             challenge += ',error="insufficient_scope"'
         return challenge
-
-    def _external(self, request: Request, scope: Scope) -> tuple[str, str]:
-        """The registry's URL and host as the client sees them."""
-        if self.base_url:
-            return self.base_url, urlsplit(self.base_url).netloc
-        host = request.headers.get("host") or scope.authority or "localhost"  # HTTP/2 has an authority only
-        if _HOST.fullmatch(host) is None:
-            host = "localhost"
-        forwarded = request.headers.get("x-forwarded-proto")
-        return f"{forwarded if forwarded in ('http', 'https') else scope.scheme}://{host}", host
 
     def _token(self, request: Request, subject: Subject) -> Response:
         if not self.security.has_logins:
@@ -298,7 +297,7 @@ class App:
 class DebugApp:
     """The application of the debug port: health and metrics, without a login."""
 
-    health: StorageHealth
+    health: ServerHealth
     metrics: Metrics
     metrics_path: str | None
 
@@ -316,11 +315,11 @@ class DebugApp:
         return Response(404, [("content-type", "text/plain")], b"here are /healthz, /readyz and the metrics\n")
 
 
-def health_response(resource: str, health: StorageHealth) -> Response:
-    """`healthz`: the process answers. `readyz`: the storage can be written and read, too."""
-    error = health.error if resource == "readyz" else None
-    body: dict[str, Any] = {"status": "ok"} if error is None else {"status": "unavailable", "storage": error}
-    return Response(200 if error is None else 503, [JSON, ("cache-control", "no-store")], json.dumps(body).encode())
+def health_response(resource: str, health: ServerHealth) -> Response:
+    """`healthz`: the process answers. `readyz`: whatever is checked is well, too, above all the storage."""
+    errors = health.errors if resource == "readyz" else {}
+    body = {"status": "unavailable", **errors} if errors else {"status": "ok"}
+    return Response(503 if errors else 200, [JSON, ("cache-control", "no-store")], json.dumps(body).encode())
 
 
 def send(protocol: Exchange, response: Response, *, head: bool) -> None:

@@ -166,8 +166,11 @@ class Handlers:
 
     async def start_upload(self, request: Request, target: Target, visible: Visible) -> Response:
         query = request.query
-        if "mount" in query and await self._mount(target.repository, query, visible):
-            return self._created_blob(target.repository, Digest.parse(query["mount"]))
+        source = await self._mount(target.repository, query, visible) if "mount" in query else None
+        if source is not None:
+            response = self._created_blob(target.repository, Digest.parse(query["mount"]))
+            response.mounted_from = source
+            return response
         digest = _digest(query["digest"]) if "digest" in query else None
         upload_id = await self.registry.uploads.start(target.repository)
         if digest is None:
@@ -222,10 +225,10 @@ class Handlers:
         digest = _digest(target.reference)
         return digest, await self.registry.manifests.by_digest(target.repository, digest)
 
-    async def _mount(self, repository: str, query: Any, visible: Visible) -> bool:
+    async def _mount(self, repository: str, query: Any, visible: Visible) -> str | None:
         digest, source = _digest(query["mount"]), query.get("from")
         if source is not None and not is_repository(source):
-            return False
+            return None
         return await self.registry.uploads.mount(repository, digest, source=source, visible=visible)
 
     def _out_of_step(self, target: Target, error: RangeInvalid) -> Response:

@@ -31,6 +31,8 @@ class Request:
     """Bytes of the body that were taken so far."""
     user: str | None = None
     """The login's name, once known."""
+    id: str = ""
+    """The client's own or ours, once somebody asked for it."""
 
     @property
     def query(self) -> Mapping[str, str]:
@@ -73,6 +75,8 @@ class Response:
     status: int
     headers: Headers = field(default_factory=list)
     body: bytes | File | Stream | None = None
+    mounted_from: str | None = None
+    """The repository that a blob was taken over from, where it was."""
 
     @classmethod
     def redirect(cls, url: str, headers: Headers) -> "Response":

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from registry_server.metadata.contract import Metadata
 from registry_server.registry.blobs import Blobs
-from registry_server.registry.lists import Lists
-from registry_server.registry.manifests import Manifests, Sparse
+from registry_server.registry.lists import Lists, Pages
+from registry_server.registry.manifests import Manifests
 from registry_server.registry.referrers import Referrers
+from registry_server.registry.rules import Rules
 from registry_server.registry.uploads import Uploads
 from registry_server.storage.contract import Storage
 
@@ -22,11 +23,11 @@ class Registry:
     lists: Lists
 
     @classmethod
-    def over(cls, storage: Storage, metadata: Metadata, *, sparse: Sparse) -> "Registry":
+    def over(cls, storage: Storage, metadata: Metadata, *, rules: Rules, pages: Pages) -> "Registry":
         return cls(
             blobs=Blobs(storage, metadata),
             uploads=Uploads(storage, metadata),
-            manifests=Manifests(storage, metadata, sparse),
+            manifests=Manifests(storage, metadata, rules),
             referrers=Referrers(metadata),
-            lists=Lists(metadata),
+            lists=Lists(metadata, pages),
         )

@@ -3,15 +3,17 @@
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Final
 
 from registry_server.metadata.contract import Metadata
 from registry_server.registry.errors import NameUnknown
 
-MAX_TAGS: Final = 10_000
-"""Tags on a page, however many a client asks for."""
-MAX_REPOSITORIES: Final = 1_000
-"""Repositories on a page (distribution's `catalog.maxentries`)."""
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """How much a page holds at most, however much a client asks for."""
+
+    tags: int
+    repositories: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +28,13 @@ class Page:
 class Lists:
     """What there is."""
 
-    def __init__(self, metadata: Metadata) -> None:
+    def __init__(self, metadata: Metadata, pages: Pages) -> None:
         self._metadata = metadata
+        self._pages = pages
 
     async def tags(self, repository: str, *, count: int | None, after: str) -> Page:
         """At most `count` tags that come after `after`, which need not exist. Raises NameUnknown."""
-        limit = MAX_TAGS if count is None else min(count, MAX_TAGS)
+        limit = self._pages.tags if count is None else min(count, self._pages.tags)
         tags = await self._metadata.tags(repository, after=after, limit=limit + 1)
         if tags is None:
             raise NameUnknown(detail={"name": repository})
@@ -39,7 +42,7 @@ class Lists:
 
     async def repositories(self, *, count: int | None, after: str, visible: Callable[[str], bool]) -> Page:
         """At most `count` repositories that come after `after` and that the asker may see."""
-        limit = MAX_REPOSITORIES if count is None else min(count, MAX_REPOSITORIES)
+        limit = self._pages.repositories if count is None else min(count, self._pages.repositories)
         found: list[str] = []
         async with aclosing(self._metadata.repositories(after=after, batch=limit + 1)) as batches:
             async for batch in batches:

@@ -3,13 +3,14 @@
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Final
 
 from registry_server.metadata.contract import Metadata
 from registry_server.parallel import in_parallel
 from registry_server.reference import CANONICAL, Digest
 from registry_server.registry.errors import DigestInvalid, ManifestBlobUnknown, ManifestUnknown
 from registry_server.registry.manifest import Manifest
+from registry_server.registry.rules import Rules
 from registry_server.storage.contract import Storage
 
 logger = logging.getLogger(__name__)
@@ -18,19 +19,17 @@ MAX_SIZE: Final = 4 << 20
 """Bytes of a manifest; the specification asks for at least 4 MiB."""
 KEPT_BYTES: Final = 16 << 20
 """Manifests a process keeps in memory; content-addressed, they can't go stale. Links are looked up each time."""
+TAGS_AT_ONCE: Final = 1000
+"""Tags of a repository that are looked through at once."""
 KEPT_SIZE: Final = 256 << 10
 """A larger manifest is read from storage each time."""
-
-
-Sparse = Literal["none", "indexes", "all"]
-"""Which manifests may be pushed although something they list is not in the repository."""
 
 
 class Manifests:
     """What repositories hold by tag and by manifest digest."""
 
-    def __init__(self, storage: Storage, metadata: Metadata, sparse: Sparse) -> None:
-        self._sparse = sparse
+    def __init__(self, storage: Storage, metadata: Metadata, rules: Rules) -> None:
+        self._rules = rules
         self._storage = storage
         self._metadata = metadata
         self._kept: OrderedDict[Digest, Manifest] = OrderedDict()
@@ -71,20 +70,31 @@ class Manifests:
         if not await self._metadata.unlink_manifest(repository, digest):
             raise ManifestUnknown(detail={"digest": str(digest)})
 
+    async def tags_of(self, repository: str, digest: str) -> list[str]:
+        """The tags that point to a digest, which need not be one."""
+        found: list[str] = []
+        after = ""
+        while tags := await self._metadata.tags(repository, after=after, limit=TAGS_AT_ONCE):
+            targets = await in_parallel(lambda tag: self._metadata.tagged(repository, tag), tags)
+            found += [tag for tag, to in zip(tags, targets, strict=True) if to is not None and str(to.digest) == digest]
+            after = tags[-1]
+        return found
+
     async def untag(self, repository: str, tag: str) -> None:
         """Raises ManifestUnknown."""
         if not await self._metadata.untag(repository, tag):
             raise ManifestUnknown(detail={"tag": tag})
 
     async def _check_references(self, repository: str, manifest: Manifest) -> None:
+        self._rules.check_urls(manifest)
         missing: list[Digest] = []
-        if self._sparse != "all" and manifest.blobs:
+        if self._rules.sparse != "all" and manifest.blobs:
             held = await self._metadata.linked_blobs(repository, manifest.blobs)
             stored = await in_parallel(lambda blob: self._is_stored(held.get(blob)), manifest.blobs)
             missing += [blob for blob, is_stored in zip(manifest.blobs, stored, strict=True) if not is_stored]
-        if self._sparse == "none" and manifest.manifests:
-            children = await self._metadata.linked_manifests(repository, manifest.manifests)
-            missing += [child for child in manifest.manifests if child not in children]
+        if required := list(self._rules.required(manifest)):
+            children = await self._metadata.linked_manifests(repository, required)
+            missing += [child for child in required if child not in children]
         if missing:
             raise ManifestBlobUnknown(detail=[{"digest": str(digest)} for digest in missing])
 

@@ -53,23 +53,24 @@ class Uploads:
         """Begin a session; returns its id."""
         return await self._storage.start_upload(repository)
 
-    async def mount(self, repository: str, digest: Digest, *, source: str | None, visible: Visible) -> bool:
+    async def mount(self, repository: str, digest: Digest, *, source: str | None, visible: Visible) -> str | None:
         """Take over a blob from another repository: from `source`, or from any that holds it when that is not said.
 
-        It is taken only from where the asker may read; zot PR #4166 tells of the leak otherwise.
+        Returns where it came from, None if it did not. It is taken only from where the asker may read; zot PR #4166
+        tells of the leak otherwise.
         """
         if source is None:
             if digest.algorithm == CANONICAL and await self._storage.blob(digest) is None:
                 return False  # known nowhere: spares the search
             source = await self._metadata.holder(digest, visible=visible)
         elif not visible(source):
-            return False
+            return None
         content = None if source is None else await self._metadata.linked_blob(source, digest)
         blob = None if content is None else await self._storage.blob(content)
         if content is None or blob is None:
-            return False
+            return None
         await self._metadata.link_blobs(repository, [LinkedBlob(content, blob.size, _aliases(digest))])
-        return True
+        return source
 
     async def offset(self, repository: str, upload_id: str) -> int:
         """Bytes received so far. Raises BlobUploadUnknown."""

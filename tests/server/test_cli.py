@@ -145,13 +145,13 @@ class TestConfigCheck:
         assert "everyone may do everything" in run("config", "check", config_file).stdout
 
     def test_faults_are_lines_and_exit_code_2(self, config_file: Path, tmp_path: Path) -> None:
-        config_file.write_text(BASE % tmp_path + "http:\n  adr: x\nredis: {addr: x}\n")
+        config_file.write_text(BASE % tmp_path + "http:\n  adr: x\nmiddleware: {storage: [{name: x}]}\n")
         result = run("config", "check", config_file)
         assert result.exit_code == 2
         assert result.stdout == ""
-        adr, redis = result.stderr.splitlines()
+        adr, middleware = result.stderr.splitlines()
         assert adr == f"{config_file}:4: http.adr: is not a setting; did you mean http.addr?"
-        assert redis.startswith(f"{config_file}:5: redis: is a setting of distribution's")
+        assert middleware.startswith(f"{config_file}:5: middleware: is a setting of distribution's")
 
     def test_for_programs_it_is_json(self, config_file: Path, tmp_path: Path) -> None:
         config_file.write_text(BASE % tmp_path + "http: {secret: hunter2, secret: hunter2}\n")

@@ -191,9 +191,7 @@ class TestFaults:
             ("http: {tls: {minimumtls: tls1.0}}\n", "3: http.tls.minimumtls: tls1.0 is broken"),
             ("http: {debug: {prometheus: {enabled: true}}}\n", "3: http.debug.addr: is missing; add an address"),
             ("log: {level: inof}\n", "3: log.level: must be error, warn, info or debug; did you mean info?"),
-            ("log: {formatter: logstash}\n", "3: log.formatter: logstash is a format of distribution's"),
-            ("health: {storagedriver: {interval: 0s}}\n", "3: health.storagedriver.interval: must be longer than 0s"),
-            ("health: {storagedriver: {threshold: 0}}\n", "3: health.storagedriver.threshold: must be at least 1"),
+            ("health: {storagedriver: {threshold: -1}}\n", "3: health.storagedriver.threshold: must be at least 0"),
             (
                 "health: {storagedriver: {threshold: 1.5}}\n",
                 "3: health.storagedriver.threshold: must be a whole number",
@@ -244,7 +242,7 @@ class TestFaults:
         assert faults(config_file, BASE + policies)[0].startswith("3: access.policies[0]: needs either role")
 
     def test_all_are_reported_together_in_the_order_of_the_file(self, config_file: Path) -> None:
-        text = f"{BASE}redis: {{addr: x}}\nhttp:\n  adr: x\n  addr: y\nlog: {{level: loud}}\n"
+        text = f"{BASE}policy: {{repository: {{classes: [x]}}}}\nhttp:\n  adr: x\n  addr: y\nlog: {{level: loud}}\n"
         found = faults(config_file, text, REGISTRY_HTTP_PREFIX="x")
         assert [one.partition(":")[0] for one in found] == [
             "3",
