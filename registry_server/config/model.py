@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Se
 
 from registry_server.config.objectstores import GCS, S3, Azure
 from registry_server.config.proxy import Proxy
-from registry_server.config.scalars import Address, Duration, ListenAddress, Text
+from registry_server.config.scalars import Address, AsText, Duration, ListenAddress, Text
 from registry_server.config.section import Bool, FilePath, Int, Secret, Section
 
 Action = Literal["pull", "push", "delete"]
