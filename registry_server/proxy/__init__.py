@@ -60,13 +60,12 @@ class PullThrough:
         self._places = Places(upstreams)
         self._pulled = Records(storage, "pulled", lag=self._lag, clock=clock)
         self._arrivals = Arrivals(Uploads(storage, metadata), metadata, spool)
-        cache = Manifests(storage, metadata, "all")
         self.registry = Registry(
             blobs=CachedBlobs(storage, metadata, places=self._places, arrivals=self._arrivals, metrics=metrics),
             uploads=CachedUploads(storage, metadata, places=self._places),
             manifests=CachedManifests(
                 Manifests(storage, metadata, sparse),
-                cache,
+                Manifests(storage, metadata, "all"),
                 metadata,
                 places=self._places,
                 settings=settings,
@@ -75,7 +74,7 @@ class PullThrough:
                 metrics=metrics,
                 clock=clock,
             ),
-            referrers=CachedReferrers(cache, metadata, places=self._places),
+            referrers=CachedReferrers(metadata, places=self._places),
             lists=CachedLists(metadata, places=self._places),
         )
 

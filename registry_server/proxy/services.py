@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequ
 from typing import Any, Final
 
 from registry_server.config.proxy import Proxy
-from registry_server.metadata.contract import Metadata
+from registry_server.metadata.contract import LinkedBlob, Metadata
 from registry_server.metrics import Metrics
 from registry_server.proxy.arrivals import Arrivals, ArrivingBlob
 from registry_server.proxy.places import Place, Places
@@ -67,7 +67,8 @@ class CachedManifests(Manifests):
         place = self._places.of(repository)
         if place is None:
             return await self._local.by_tag(repository, tag)
-        digest = await self._links.tagged(repository, tag)
+        tagged = await self._links.tagged(repository, tag)
+        digest = None if tagged is None else tagged.digest
         confirmed = None if digest is None else await self._confirmed.when(repository, tag)
         result = "hit"
         if digest is None or confirmed is None or self._clock() - confirmed >= self._fresh_for:
@@ -237,7 +238,7 @@ class CachedBlobs(Blobs):
             await place.upstream.blob_size(place.repository, digest)
         except NotThere as error:
             raise BlobUnknown(detail={"digest": str(digest)}) from error
-        await self._metadata.link_blob(repository, digest)
+        await self._metadata.link_blobs(repository, [LinkedBlob(digest, blob.size)])
         return blob
 
 
@@ -264,8 +265,8 @@ class CachedLists(Lists):
 class CachedReferrers(Referrers):
     """Referrers as the upstream lists them, or those that are here while it can't be asked."""
 
-    def __init__(self, manifests: Manifests, metadata: Metadata, *, places: Places) -> None:
-        super().__init__(manifests, metadata)
+    def __init__(self, metadata: Metadata, *, places: Places) -> None:
+        super().__init__(metadata)
         self._places = places
 
     async def of(self, repository: str, subject: Digest, *, artifact_type: str | None = None) -> list[dict[str, Any]]:

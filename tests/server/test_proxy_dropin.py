@@ -12,6 +12,7 @@ import pytest
 
 from registry_server.metadata.layout import LayoutMetadata
 from registry_server.proxy.arrivals import FORGOTTEN, Arrivals
+from registry_server.registry.manifest import understand
 from registry_server.registry.uploads import Uploads
 from registry_server.storage.filesystem import FilesystemStorage
 from tests.fixtures.processes import free_port, server
@@ -83,7 +84,7 @@ def test_only_what_a_killed_server_has_left_is_removed(tmp_path: Path) -> None:
     for name in ("gone/a.arriving", "here/b.arriving", "other/d.txt"):
         os.utime(files[name], (old, old))
     storage = FilesystemStorage(str(tmp_path / "data"))
-    metadata = LayoutMetadata(storage)
+    metadata = LayoutMetadata(storage, understand)
     Arrivals(Uploads(storage, metadata), metadata, tmp_path / "here").remove_forgotten()
     assert sorted(file.name for file in tmp_path.rglob("*") if file.is_file()) == ["c.arriving", "d.txt"]
     assert not (tmp_path / "gone").exists()

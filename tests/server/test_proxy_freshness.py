@@ -16,6 +16,7 @@ from registry_server.proxy import PullThrough
 from registry_server.reference import Digest
 from registry_server.registry import Registry
 from registry_server.registry.errors import ManifestUnknown, TooManyRequests, Unavailable
+from registry_server.registry.manifest import understand
 from registry_server.storage.filesystem import FilesystemStorage
 from tests.server.content import Repository, digest_of
 from tests.server.live import LiveRegistry
@@ -60,7 +61,7 @@ def open_cache(tmp_path: Path, meddler: Meddler, clock: Clock) -> Open:
         cache = PullThrough(
             Proxy(remoteurl=meddler.url, **settings),
             storage,
-            LayoutMetadata(storage),
+            LayoutMetadata(storage, understand),
             sparse="none",
             spool=tmp_path / "spool",
             metrics=Metrics(tmp_path / "metrics"),
@@ -153,7 +154,7 @@ class TestTags:
 
         async def scenario() -> None:
             storage = FilesystemStorage(str(tmp_path / "data"))
-            of_another = Registry.over(storage, LayoutMetadata(storage), sparse="all").manifests
+            of_another = Registry.over(storage, LayoutMetadata(storage, understand), sparse="all").manifests
             manifest = repository.push_image("1")
             async with open_cache(staleiferror="24h") as cache:
                 stored = await by_digest(cache, repository, manifest)
