@@ -17,7 +17,6 @@ from registry_server import __version__
 from registry_server.cli_metadata import metadata_group
 from registry_server.config import SQL, Config, ConfigError, Policy, Storage, load
 from registry_server.config.cpus import available_cpus
-from registry_server.config.document import Keys
 from registry_server.config.section import Section
 
 CONFIG_FAULT = 2

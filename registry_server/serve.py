@@ -123,7 +123,7 @@ def check(config: Config) -> None:
     _authenticator(config)
     _check_upstreams(config)
     if config.notifications.enabled:
-        _prepare_spool(config)
+        _prepare_events(config)
 
 
 def _check_folder(root: Path) -> None:
@@ -243,15 +243,9 @@ class Worker:
         self._followed = FollowedConfig(shared.config_file, os.environ, config)
         self._followed.reload_if_changed()  # it may have changed since the first process read it
         self._access_log = None if config.log.accesslog.disabled else AccessLog(config.log)
-        self._registry = Registry.over(
-            self._storage,
-            self._metadata,
-            rules=Rules.from_config(config),
-            pages=Pages(config.tags.maxtags, config.catalog.maxentries),
-        )
-        self._pull_through = self._open_pull_through()
-        if self._pull_through is not None:
-            self._registry = self._pull_through.registry
+        pages = Pages(config.tags.maxtags, config.catalog.maxentries)
+        self._registry = Registry.over(self._storage, self._metadata, rules=Rules.from_config(config), pages=pages)
+        self._pull_through = self._open_pull_through(pages)
         self._journal = _journal(config)
         self._recorder = None if self._journal is None else Recorder(self._journal, config.notifications, self._metrics)
         self._app = self._build_app()
@@ -303,12 +297,32 @@ class Worker:
 
     def _handlers(self, config: Config) -> dict[tuple[Resource, str], Handler]:
         base_url = "" if config.http.relativeurls else config.http.host.rstrip("/")
+        read_only = config.storage.maintenance.readonly.enabled
+        # A cache that may not write serves what it has.
+        through = None if read_only else self._pull_through
         return Handlers(
-            self._registry,
+            self._registry if through is None else through.registry,
             base_url=f"{base_url}{config.http.prefix.rstrip('/')}",
             delete_enabled=config.storage.delete.enabled,
-            read_only=config.storage.maintenance.readonly.enabled,
+            read_only=read_only,
         ).table()
+
+    def _open_pull_through(self, pages: Pages) -> PullThrough | None:
+        settings = self._shared.config.proxy
+        if not settings.remotes:
+            return None
+        return PullThrough(
+            settings,
+            self._storage,
+            self._metadata,
+            local=self._registry.manifests,
+            pages=pages,
+            spool=self._shared.spool,
+            metrics=self._metrics,
+        )
+
+    def _read_only(self) -> bool:
+        return self._followed.current.storage.maintenance.readonly.enabled
 
     def _reporter(self, prefix: str) -> Reporter | None:
         if self._recorder is None:
@@ -342,7 +356,7 @@ class Worker:
         if self._index == 0 and purging.enabled:
             work.append(self._purge_uploads(purging))
         if self._index == 0 and self._pull_through is not None:
-            work.append(self._pull_through.housekeep())
+            work.append(self._pull_through.housekeep(paused=self._read_only))
         if self._index == 0 and self._journal is not None:
             from registry_server.notifications.courier import Couriers  # aiohttp is much to load for nothing
 
@@ -363,7 +377,7 @@ class Worker:
     async def _purge_uploads(self, settings: UploadPurging) -> None:
         while True:
             try:
-                if not self._followed.current.storage.maintenance.readonly.enabled:
+                if not self._read_only():
                     await self._registry.uploads.purge(age=settings.age, dry_run=settings.dryrun)
             except StorageError as error:
                 logger.warning("could not purge unfinished uploads: %s", error)
@@ -478,7 +492,7 @@ def _spool(config: Config) -> Path | None:
     return None if spool is None else spool / socket.gethostname()
 
 
-def _spool(config: Config) -> Path:
+def _events_folder(config: Config) -> Path:
     directory, filesystem = config.notifications.spool.directory, config.storage.filesystem
     if directory is not None:
         return directory
@@ -487,10 +501,10 @@ def _spool(config: Config) -> Path:
     return filesystem.rootdirectory / ".regatta" / "notifications"
 
 
-def _prepare_spool(config: Config) -> None:
+def _prepare_events(config: Config) -> None:
     endpoints = [endpoint.name for endpoint in config.notifications.enabled]
     try:
-        prepare_spool(_spool(config), max_size=config.notifications.spool.maxsize, endpoints=endpoints)
+        prepare_spool(_events_folder(config), max_size=config.notifications.spool.maxsize, endpoints=endpoints)
     except SpoolError as error:
         raise ConfigError(f"notifications.spool.directory: {error}") from error
 
@@ -499,7 +513,7 @@ def _journal(config: Config) -> Journal | None:
     """None where nobody is told anything."""
     if not config.notifications.enabled:
         return None
-    return Journal(_spool(config), max_size=config.notifications.spool.maxsize)
+    return Journal(_events_folder(config), max_size=config.notifications.spool.maxsize)
 
 
 def _bind(address: Address, key: str) -> socket.socket:

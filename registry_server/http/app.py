@@ -155,6 +155,7 @@ class App:
                 "GET" if request.method == "HEAD" and (target.resource, "HEAD") not in self.handlers else request.method
             )
             handler = self.handlers[target.resource, method]
+
             def visible(name: str) -> bool:
                 return self.security.policy.allows(subject, name, "pull")
 

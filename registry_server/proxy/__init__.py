@@ -23,7 +23,9 @@ from registry_server.proxy.services import CachedBlobs, CachedLists, CachedManif
 from registry_server.proxy.upstream import Sessions, Upstream
 from registry_server.reference import Digest
 from registry_server.registry import Registry
-from registry_server.registry.manifests import Manifests, Sparse
+from registry_server.registry.lists import Pages
+from registry_server.registry.manifests import Manifests
+from registry_server.registry.rules import Rules
 from registry_server.registry.uploads import Uploads
 from registry_server.storage.contract import Storage, StorageError
 
@@ -44,11 +46,13 @@ class PullThrough:
         storage: Storage,
         metadata: Metadata,
         *,
-        sparse: Sparse,
+        local: Manifests,
+        pages: Pages,
         spool: Path,
         metrics: Metrics,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`local` has the manifests of the registry's own repositories, which belong to no upstream."""
         self._ttl = settings.ttl.total_seconds()
         self._metadata = metadata
         self._clock = clock
@@ -64,8 +68,8 @@ class PullThrough:
             blobs=CachedBlobs(storage, metadata, places=self._places, arrivals=self._arrivals, metrics=metrics),
             uploads=CachedUploads(storage, metadata, places=self._places),
             manifests=CachedManifests(
-                Manifests(storage, metadata, sparse),
-                Manifests(storage, metadata, "all"),
+                local,
+                Manifests(storage, metadata, Rules(sparse="all")),
                 metadata,
                 places=self._places,
                 settings=settings,
@@ -75,19 +79,20 @@ class PullThrough:
                 clock=clock,
             ),
             referrers=CachedReferrers(metadata, places=self._places),
-            lists=CachedLists(metadata, places=self._places),
+            lists=CachedLists(metadata, pages, places=self._places),
         )
 
     @property
     def _lag(self) -> float:
         return min(self._ttl / 10, LONGEST_LAG)
 
-    async def housekeep(self) -> NoReturn:
-        """Remove what killed servers have left, and let go of what nobody pulls, for ever."""
+    async def housekeep(self, *, paused: Callable[[], bool]) -> NoReturn:
+        """Remove what killed servers have left, and let go of what nobody pulls unless `paused`, for ever."""
         self._arrivals.remove_forgotten()
         while True:
             try:
-                await self.expire()
+                if not paused():
+                    await self.expire()
             except StorageError as error:
                 logger.warning("could not look for what nobody pulls any more: %s", error)
             await asyncio.sleep(max(self._lag, 1))

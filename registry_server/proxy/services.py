@@ -19,7 +19,7 @@ from registry_server.proxy.upstream import AWAY, NotThere
 from registry_server.reference import CANONICAL, Digest
 from registry_server.registry.blobs import Blobs
 from registry_server.registry.errors import BlobUnknown, ManifestUnknown, NameUnknown, TooManyRequests
-from registry_server.registry.lists import MAX_TAGS, Lists, Page
+from registry_server.registry.lists import Lists, Page, Pages
 from registry_server.registry.manifest import Manifest
 from registry_server.registry.manifests import Manifests
 from registry_server.registry.referrers import Referrers
@@ -245,15 +245,15 @@ class CachedBlobs(Blobs):
 class CachedLists(Lists):
     """Tags as the upstream lists them, or as they are here while it can't be asked."""
 
-    def __init__(self, metadata: Metadata, *, places: Places) -> None:
-        super().__init__(metadata)
+    def __init__(self, metadata: Metadata, pages: Pages, *, places: Places) -> None:
+        super().__init__(metadata, pages)
         self._places = places
 
     async def tags(self, repository: str, *, count: int | None, after: str) -> Page:
         place = self._places.of(repository)
         if place is None:
             return await super().tags(repository, count=count, after=after)
-        most = MAX_TAGS if count is None else min(count, MAX_TAGS)
+        most = self._pages.tags if count is None else min(count, self._pages.tags)
         try:
             return await place.upstream.tags(place.repository, count=most, after=after)
         except NotThere as error:

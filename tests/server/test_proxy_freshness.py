@@ -16,7 +16,10 @@ from registry_server.proxy import PullThrough
 from registry_server.reference import Digest
 from registry_server.registry import Registry
 from registry_server.registry.errors import ManifestUnknown, TooManyRequests, Unavailable
+from registry_server.registry.lists import Pages
 from registry_server.registry.manifest import understand
+from registry_server.registry.manifests import Manifests
+from registry_server.registry.rules import Rules
 from registry_server.storage.filesystem import FilesystemStorage
 from tests.server.content import Repository, digest_of
 from tests.server.live import LiveRegistry
@@ -58,11 +61,13 @@ def open_cache(tmp_path: Path, meddler: Meddler, clock: Clock) -> Open:
     @asynccontextmanager
     async def opened(**settings: Any) -> AsyncIterator[PullThrough]:
         storage = FilesystemStorage(str(tmp_path / "data"))
+        metadata = LayoutMetadata(storage, understand)
         cache = PullThrough(
             Proxy(remoteurl=meddler.url, **settings),
             storage,
-            LayoutMetadata(storage, understand),
-            sparse="none",
+            metadata,
+            local=Manifests(storage, metadata, Rules()),
+            pages=Pages(tags=100, repositories=100),
             spool=tmp_path / "spool",
             metrics=Metrics(tmp_path / "metrics"),
             clock=clock,
