@@ -33,7 +33,7 @@ from tests.fixtures.tools import Need
 from tests.toolchain.catalog import ARCH
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cluster(cluster: Cluster) -> LocalCluster:
     """The one of the run, where that is a local one."""
     if not isinstance(cluster, LocalCluster):
