@@ -6,7 +6,6 @@ obstore's runtime must not be in a process that forks, so each question is asked
 import asyncio
 import multiprocessing
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,6 +13,8 @@ from registry_server.config import Storage as Settings
 from registry_server.storage.contract import StorageError
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
     from registry_server.storage.objectstore.storage import ObjectStorage
 
 T = TypeVar("T")
@@ -30,8 +31,30 @@ def try_writing(settings: Settings) -> None:
 
 
 def _ask(question: Callable[[], T]) -> T:
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as process:
-        return process.submit(question).result()
+    """The process ends with its answer, whatever becomes of the one that asks."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_tell, args=(question, sender))
+    with receiver:
+        with sender:
+            process.start()
+        try:
+            outcome = receiver.recv()
+        except EOFError:
+            raise StorageError("the process that asks the store has ended without an answer") from None
+        finally:
+            process.join()
+    if isinstance(outcome, Exception):
+        raise outcome
+    answer: T = outcome
+    return answer
+
+
+def _tell(question: Callable[[], T], sender: "Connection") -> None:
+    try:
+        sender.send(question())
+    except Exception as error:  # noqa: BLE001  (raised where the answer is awaited)
+        sender.send(error)
 
 
 def _shared_secret(settings: Settings, name: str) -> bytes:
