@@ -30,6 +30,9 @@ from tests.toolchain.obtain import cache_dir
 
 _PROJECT = Path(__file__).parents[1]
 _TARGETS = ("server", "operator")
+_SOURCES = (
+    "Dockerfile", "images/rootfs.py", "pyproject.toml", "README.md", "LICENSE", "requirements", "registry_server", "operator",
+)  # fmt: skip
 _SECRETS = "/run/secrets"
 # The settings of pip that say where packages come from; others, as of its cache, have no meaning inside.
 _PIP_SETTINGS = ("index-url", "extra-index-url", "find-links", "no-index", "trusted-host", "proxy", "cert", "timeout")
@@ -99,7 +102,7 @@ def build(
 ) -> list[Image]:
     """Builds and saves both images of the sources in `project`; raises EngineError or Unavailable."""
     epoch = _epoch()
-    args = {"VERSION": version(project), "REVISION": _git("rev-parse", "HEAD") or "unknown"}
+    args = {"VERSION": version(project), "REVISION": revision() or "unknown"}
     if base == "debootstrap":
         args["BASE_IMAGE"] = _import(engine, debian(tool("debootstrap"), cache_dir() / "images"))
     elif base:
@@ -193,9 +196,14 @@ def version(project: Path = _PROJECT) -> str:
     return found[1]
 
 
+def revision() -> str:
+    """The last commit that changed what the images are made of: others give the same images, bit by bit."""
+    return _git("log", "-1", "--format=%H", "--", *_SOURCES)
+
+
 def _epoch() -> int:
-    """The time the images bear: SOURCE_DATE_EPOCH, else that of the commit, so that it follows from the sources."""
-    return int(os.environ.get("SOURCE_DATE_EPOCH") or _git("log", "-1", "--format=%ct") or 0)
+    """The time the images bear: SOURCE_DATE_EPOCH, else that of the revision, so that it follows from the sources."""
+    return int(os.environ.get("SOURCE_DATE_EPOCH") or _git("log", "-1", "--format=%ct", "--", *_SOURCES) or 0)
 
 
 def _git(*words: str) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from images.build import Image
+from images.build import Image, revision
 from registry_server import __version__
 from registry_server.auth import hash_password
 from tests.fixtures.docker import Dockerd
@@ -171,7 +171,7 @@ class TestContent:
         labels = config["config"]["Labels"]
         assert config["config"]["User"] == f"{USER}:{USER}"
         assert labels["org.opencontainers.image.version"] == __version__
-        assert labels["org.opencontainers.image.revision"] == run("git", "-C", PROJECT, "rev-parse", "HEAD").strip()
+        assert labels["org.opencontainers.image.revision"] == revision()
         assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
         assert {"title", "description", "vendor"} <= {name.rpartition(".")[2] for name in labels}
 
