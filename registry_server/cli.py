@@ -14,7 +14,7 @@ import click
 from pydantic import SecretStr
 
 from registry_server import __version__
-from registry_server.config import Config, ConfigError, Policy, Storage, load
+from registry_server.config import Auth, Config, ConfigError, Policy, Storage, load
 from registry_server.config.cpus import available_cpus
 from registry_server.config.section import Section
 
@@ -206,7 +206,7 @@ def _strangers(config: Config, names: dict[str, bytes]) -> list[str]:
         return [f"{path} has no users, so nobody can log in; add one with: registry-server htpasswd {path} USER"]
     return [
         f"access.policies[{index}]: {subject} is not in {path}; correct the name or add the user"
-        for index, policy in enumerate(config.access.policies if config.access else ())
+        for index, policy in enumerate((config.access and config.access.policies) or ())
         for subject in policy.subjects
         if subject.startswith("user:") and subject.removeprefix("user:") not in names
     ]
@@ -235,7 +235,7 @@ def _secrets(section: Section, keys: tuple[str, ...] = ()) -> Iterator[tuple[str
 
 def _summary(config: Config) -> list[tuple[str, str]]:
     """What is served where, a line a subject."""
-    http, storage, logins = config.http, config.storage, config.auth.htpasswd
+    http, storage = config.http, config.storage
     scheme = "https" if http.tls else "http"
     rows = [("registry", f"{scheme}://{http.addr.host or '*'}:{http.addr.port}{http.prefix.rstrip('/')}/v2/")]
     if http.host:
@@ -245,12 +245,15 @@ def _summary(config: Config) -> list[tuple[str, str]]:
     writable = "read only" if storage.maintenance.readonly.enabled else "writable"
     deletable = "deletes allowed" if storage.delete.enabled else "no deletes"
     rows.append(("storage", f"{_place(storage)}, {writable}, {deletable}"))
-    rows.append(("logins", f"{logins.path}, realm {logins.realm}" if logins else "none: everyone is anonymous"))
-    if config.access is None:
-        who = "whoever logs in" if logins else "everyone"
-        rows.append(("access", f"{who} may do everything"))
+    rows += [("logins", text) for text in _logins(config.auth)] or [("logins", "none: everyone is anonymous")]
+    if config.access is None or config.access.policies is None:
+        who = "whoever logs in" if config.auth.has_logins else "everyone"
+        rows.append(("access", "as each token says" if config.auth.token else f"{who} may do everything"))
     else:
         rows += [("access", _in_words(policy)) for policy in config.access.policies] or [("access", "nobody")]
+    for rule in config.access.immutabletags if config.access else ():
+        tags = [*(rule.tags or ()), *(["whole versions"] if rule.semver else [])]
+        rows.append(("immutable", f"{', '.join(tags)} on {', '.join(rule.repositories)}"))
     if http.debug:
         paths = ["/healthz", "/readyz", *([http.debug.prometheus.path] if http.debug.prometheus.enabled else [])]
         rows.append(("debug", f"http://{http.debug.addr.host or '*'}:{http.debug.addr.port} {' '.join(paths)}"))
@@ -268,6 +271,18 @@ def _place(storage: Storage) -> str:
         azure = storage.azure
         return f"Azure container {azure.container} of {azure.accountname}, below /{azure.rootdirectory.strip('/')}"
     return str(storage.filesystem.rootdirectory if storage.filesystem else "")
+
+
+def _logins(auth: Auth) -> Iterator[str]:
+    if auth.htpasswd:
+        yield f"{auth.htpasswd.path}, realm {auth.htpasswd.realm}"
+    if auth.token:
+        where = auth.token.autoredirectpath if auth.token.autoredirect else auth.token.realm
+        yield f"tokens of {auth.token.issuer} for {auth.token.service}, from {where}"
+    if auth.oidc:
+        yield f"ID tokens of {auth.oidc.issuer} for {auth.oidc.clientid}"
+    if auth.kubernetes:
+        yield f"ServiceAccounts' tokens for {auth.kubernetes.audience}"
 
 
 def _in_words(policy: Policy) -> str:

@@ -29,13 +29,16 @@ from typing import Any, Final
 import uvloop
 
 from registry_server import __version__, log
-from registry_server.auth import AccessPolicy, Authenticator
-from registry_server.auth.tokens import Tokens, shared_key
+from registry_server.auth.logins import Logins
+from registry_server.auth.policy import AccessPolicy
+from registry_server.auth.tokens import shared_key
 from registry_server.config import Address, Config, ConfigError, Storage, UploadPurging
 from registry_server.health import StorageHealth
-from registry_server.http.app import App, DebugApp, Security
+from registry_server.http.app import App, DebugApp
 from registry_server.http.engine import Certificate, CertificateError, Listener, bind
 from registry_server.http.handlers import Handlers
+from registry_server.http.security import Security
+from registry_server.http.token import TokenEndpoint
 from registry_server.log import AccessLog
 from registry_server.metadata.layout import LayoutMetadata
 from registry_server.metrics import Metrics
@@ -100,7 +103,7 @@ def check(config: Config) -> None:
     elif not config.storage.maintenance.readonly.enabled:
         _check_bucket(config.storage)
     _certificate(config)
-    _authenticator(config)
+    Logins.from_config(config, secrets.token_bytes(32)).close()
 
 
 def _check_folder(root: Path) -> None:
@@ -214,7 +217,7 @@ class Worker:
         self._metrics = Metrics(shared.metrics_directory)
         self._storage = open_storage(config.storage, observe=self._metrics.storage)
         self._health = StorageHealth(self._storage, config.health.storagedriver)
-        self._authenticator = _authenticator(config)
+        self._logins = Logins.from_config(config, shared.token_key)
         self._access_log = (
             None
             if config.log.accesslog.disabled
@@ -242,7 +245,6 @@ class Worker:
 
     def _build_app(self) -> App:
         config = self._shared.config
-        realm = config.auth.htpasswd.realm if config.auth.htpasswd else "Regatta"
         base_url = "" if config.http.relativeurls else config.http.host.rstrip("/")
         prefix = config.http.prefix.rstrip("/")
         handlers = Handlers(
@@ -251,20 +253,25 @@ class Worker:
             delete_enabled=config.storage.delete.enabled,
             read_only=config.storage.maintenance.readonly.enabled,
         )
+        self._security = Security(
+            authenticator=self._logins.authenticator,
+            policy=AccessPolicy.from_config(config),
+            realm=config.auth.htpasswd.realm if config.auth.htpasswd else "Regatta",
+            failed=self._metrics.auth_failure,
+            token_server=config.auth.token,
+            trusted_proxies=config.http.trustedproxies,
+            base_url=config.http.host.rstrip("/"),
+            prefix=prefix,
+        )
         return App(
             handlers=handlers.table(),
-            security=Security(
-                authenticator=self._authenticator,
-                policy=AccessPolicy.from_config(config),
-                tokens=Tokens(self._shared.token_key),
-                realm=realm,
-            ),
+            security=self._security,
+            token=TokenEndpoint(self._security, self._logins.tokens),
             metrics=self._metrics,
             access_log=self._access_log,
             health=self._health,
             headers=[(name.lower(), value) for name, values in config.http.headers.items() for value in values],
             prefix=prefix,
-            base_url=config.http.host.rstrip("/"),
         )
 
     def _listen(self) -> Listener:
@@ -313,7 +320,7 @@ class Worker:
     async def _watch_files(self) -> None:
         while True:
             await asyncio.sleep(WATCH_EVERY)
-            self._authenticator.reload_if_changed()
+            self._logins.reload_if_changed()
             self._reload_certificate()
 
     def _reload_certificate(self) -> None:
@@ -359,16 +366,11 @@ def _certificate(config: Config) -> Certificate | None:
         raise ConfigError(f"http.tls: {error}") from error
 
 
-def _authenticator(config: Config) -> Authenticator:
-    htpasswd = config.auth.htpasswd
-    return Authenticator(None if htpasswd is None else htpasswd.path)
-
-
 def _token_key(config: Config) -> bytes:
     secret = config.http.secret.get_secret_value()
     if secret:
         return secret.encode()
-    if config.auth.htpasswd is None:
+    if not config.auth.issues_tokens:
         return secrets.token_bytes(32)
     if config.storage.filesystem is not None:
         return shared_key(config.storage.filesystem.rootdirectory / ".regatta" / "token-key")

@@ -29,12 +29,17 @@ STATUS: Final[dict[type[errors.RegistryError], int]] = {
     errors.Denied: 403,
     errors.Unsupported: 405,
     errors.TooManyRequests: 429,
+    errors.LoginsAway: 503,
 }
 
 
 def error_response(error: Exception) -> Response:
     """How a request ends that raised. What is nobody's fault but ours is logged, and its details stay here."""
     match error:
+        case errors.TooManyRequests() | errors.LoginsAway():
+            response = _response(STATUS[type(error)], error.code, str(error))
+            response.headers.append(("retry-after", str(error.retry_after)))
+            return response
         case errors.RegistryError():
             return _response(STATUS[type(error)], error.code, str(error), error.detail)
         case StorageFull():

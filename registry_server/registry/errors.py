@@ -8,7 +8,7 @@
     ├── ManifestTooLarge                                                    more than a manifest may have
     ├── Unauthorized, Denied                                                who asks may not
     ├── Unsupported                                                         switched off or unknown here
-    └── TooManyRequests                                                     later, perhaps
+    └── TooManyRequests, LoginsAway                                         later, perhaps
 
 Source: distribution-spec "Error Codes"; those beyond it are distribution's own.
 """
@@ -97,3 +97,13 @@ class Unsupported(RegistryError):
 
 class TooManyRequests(RegistryError):
     code, message = "TOOMANYREQUESTS", "too many requests"
+
+    def __init__(self, message: str | None = None, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """Seconds."""
+
+
+class LoginsAway(RegistryError):
+    code, message = "UNAVAILABLE", "logins can't be checked at the moment; try again later"
+    retry_after: ClassVar[int] = 5

@@ -205,7 +205,7 @@ class TestFaults:
                 "auth: htpasswd\n",
                 "3: auth.htpasswd.path: is missing; give the path of a file made with: registry-server",
             ),
-            ("access:\n", "3: access.policies: is missing; add policies, or remove access"),
+            ("access:\n", "3: access: has no policies; add them, or remove access"),
         ],
     )
     def test_each_is_one_line_with_its_place(self, config_file: Path, text: str, fault: str) -> None:
@@ -217,7 +217,7 @@ class TestFaults:
         [
             (
                 "{subjects: [anon], repositories: ['**'], role: reader}",
-                "subjects[0]: must be anonymous, authenticated or",
+                "subjects[0]: must be anonymous, authenticated, user:NAME",
             ),
             ("{subjects: ['user:'], repositories: ['**'], role: reader}", "subjects[0]: must be anonymous"),
             ("{subjects: [], repositories: ['**'], role: reader}", "subjects: must not be empty"),
@@ -229,7 +229,7 @@ class TestFaults:
             ("{subjects: [anonymous], repositories: [team/], role: reader}", "repositories[0]: has an empty component"),
             (
                 "{subjects: [anonymous], repositories: ['**'], actions: [read]}",
-                "actions[0]: must be pull, push or delete",
+                "actions[0]: must be pull, push, delete or admin",
             ),
         ],
     )
