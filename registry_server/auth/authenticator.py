@@ -46,10 +46,10 @@ class TokenIssuer(Protocol):
     def slow(self) -> bool:
         """Whether each look at a token takes another's time, so that wrong ones must be throttled."""
 
-    def issued(self, token: UnverifiedToken) -> bool:
+    def issued(self, token: UnverifiedToken, /) -> bool:
         """Whether a token claims to be of this issuer."""
 
-    async def verify(self, token: UnverifiedToken) -> Login:
+    async def verify(self, token: UnverifiedToken, /) -> Login:
         """Raises Unauthenticated, LoginUnavailable."""
 
 

@@ -110,7 +110,6 @@ KNOWN: _Known = {
     "auth": {
         "none": _Setting(harmless=_always),
         "silly": _Setting("use auth.htpasswd", _never),
-        "token": _Setting("use auth.htpasswd", _never),
     },
     "http": {
         "net": _Setting("use tcp, or remove it and listen on http.addr", _one_of("tcp", "")),

@@ -29,7 +29,6 @@ def read(directory: Path, text: str) -> Loaded:
         ("policy: {repository: {classes: [image]}}", "4: policy.repository.classes"),
         ("validation: {manifests: {urls: {allow: [x]}}}", "4: validation.manifests.urls"),
         ("validation: {manifests: {indexes: {platforms: none}}}", "4: validation.manifests.indexes.platforms"),
-        ("auth: {token: {realm: x, service: y, issuer: z, rootcertbundle: /w}}", "4: auth.token"),
         ("auth: {silly: {realm: x, service: y}}", "4: auth.silly"),
         ("auth: silly", "4: auth.silly"),
         ("http: {net: unix}", "4: http.net"),
