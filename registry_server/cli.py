@@ -14,7 +14,7 @@ import click
 from pydantic import SecretStr
 
 from registry_server import __version__
-from registry_server.config import Auth, Config, ConfigError, Policy, Storage, load
+from registry_server.config import Action, Auth, Config, ConfigError, Storage, load
 from registry_server.config.cpus import available_cpus
 from registry_server.config.section import Section
 
@@ -70,8 +70,8 @@ def main() -> None:
 def serve(config: Path, workers: int | None) -> None:
     """Serve the registry that CONFIG describes.
 
-    It runs until SIGTERM or Ctrl-C; requests in progress then have http.draintimeout to end. Certificates and htpasswd
-    files are read again when they change.
+    It runs until SIGTERM or Ctrl-C; requests in progress then have http.draintimeout to end. Certificates, htpasswd
+    files and keys are read again when they change, and so is the block access of CONFIG.
 
     \b
     Examples:
@@ -85,7 +85,7 @@ def serve(config: Path, workers: int | None) -> None:
     from registry_server.serve import run
 
     try:
-        code = run(loaded.config, workers=workers or available_cpus())
+        code = run(loaded.config, config, workers=workers or available_cpus())
     except ConfigError as error:
         raise ConfigError(*(f"{config}: {fault}" for fault in error.faults)) from error
     sys.exit(code)
@@ -175,6 +175,69 @@ def check(config: Path, as_: str) -> None:
     _show(_summary(loaded.config))
 
 
+@main.group(name="access")
+def access_group() -> None:
+    """Look at who may do what."""
+
+
+@access_group.command(name="check")
+@_CONFIG
+@click.option("--user", help="As policies name it after user:.")
+@click.option("--serviceaccount", metavar="NAMESPACE:NAME", help="Instead of a user.")
+@click.option("--group", "groups", multiple=True, metavar="GROUP", help="Of the user; may be repeated.")
+@click.option("--repository", required=True)
+@click.option("--action", required=True, type=click.Choice(["pull", "push", "delete", "admin"]))
+@click.option("--tag", help="That is pushed or deleted, for the rules of immutable tags.")
+@click.option("--format", "as_", type=click.Choice(["text", "json"]), default="text", help="json is for programs.")
+def check_access(
+    config: Path,
+    user: str | None,
+    serviceaccount: str | None,
+    groups: tuple[str, ...],
+    repository: str,
+    action: Action,
+    tag: str | None,
+    as_: str,
+) -> None:
+    """Say whether CONFIG lets someone do something, and which policies decide.
+
+    Without --user and --serviceaccount it is about whoever has no login.
+
+    \b
+    Examples:
+      registry-server access check ./config.yml --user ci --repository team/app --action push
+      registry-server access check ./config.yml --user oidc:eve --group oidc:dev --repository a --action pull
+
+    Exit codes: 0 when it is allowed, 1 when not, 2 for a configuration that cannot be served.
+    """
+    from registry_server.auth.explain import Explanation, who
+    from registry_server.auth.subject import ANONYMOUS, Subject
+    from registry_server.reference import is_repository, is_tag
+
+    if user is not None and serviceaccount is not None:
+        raise click.UsageError("give --user or --serviceaccount, not both")
+    if groups and user is None and serviceaccount is None:
+        raise click.UsageError("only who has a login has groups; give --user or --serviceaccount, too")
+    if not is_repository(repository):
+        raise click.UsageError(f"{repository} is no repository's name; those are lower case, for example team/app")
+    if tag is not None and not is_tag(tag):
+        raise click.UsageError(f"{tag} is no tag")
+    subject = ANONYMOUS
+    if user is not None:
+        subject = Subject.user(user, groups=groups)
+    elif serviceaccount is not None:
+        subject = Subject("serviceaccount", serviceaccount, groups)
+    explanation = Explanation.of(load(config, os.environ).config, subject, repository, action, tag)
+    if as_ == "json":
+        click.echo(json.dumps({"allowed": explanation.allowed, "reasons": explanation.reasons}, indent=2))
+    else:
+        may = click.style("may", fg="green") if explanation.allowed else click.style("may not", fg="red")
+        click.echo(f"{who(subject)} {may} {action} {repository}{f':{tag}' if tag else ''}")
+        for reason in explanation.reasons:
+            click.echo(f"  {reason}")
+    sys.exit(0 if explanation.allowed else 1)
+
+
 def _examine(path: Path, config: Config) -> list[str]:
     """Reads certificate and logins as `serve` would; raises ConfigError, returns what is probably not meant."""
     from registry_server.auth import Users
@@ -237,6 +300,8 @@ def _summary(config: Config) -> list[tuple[str, str]]:
     """What is served where, a line a subject."""
     http, storage = config.http, config.storage
     scheme = "https" if http.tls else "http"
+    from registry_server.auth.explain import in_words
+
     rows = [("registry", f"{scheme}://{http.addr.host or '*'}:{http.addr.port}{http.prefix.rstrip('/')}/v2/")]
     if http.host:
         rows.append(("seen as", http.host))
@@ -250,7 +315,7 @@ def _summary(config: Config) -> list[tuple[str, str]]:
         who = "whoever logs in" if config.auth.has_logins else "everyone"
         rows.append(("access", "as each token says" if config.auth.token else f"{who} may do everything"))
     else:
-        rows += [("access", _in_words(policy)) for policy in config.access.policies] or [("access", "nobody")]
+        rows += [("access", in_words(policy)) for policy in config.access.policies] or [("access", "nobody")]
     for rule in config.access.immutabletags if config.access else ():
         tags = [*(rule.tags or ()), *(["whole versions"] if rule.semver else [])]
         rows.append(("immutable", f"{', '.join(tags)} on {', '.join(rule.repositories)}"))
@@ -283,11 +348,6 @@ def _logins(auth: Auth) -> Iterator[str]:
         yield f"ID tokens of {auth.oidc.issuer} for {auth.oidc.clientid}"
     if auth.kubernetes:
         yield f"ServiceAccounts' tokens for {auth.kubernetes.audience}"
-
-
-def _in_words(policy: Policy) -> str:
-    what = policy.role or "+".join(policy.actions or ())
-    return f"{', '.join(policy.subjects)}: {what} on {', '.join(policy.repositories)}"
 
 
 def _show(rows: list[tuple[str, str]]) -> None:

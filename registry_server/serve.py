@@ -29,10 +29,11 @@ from typing import Any, Final
 import uvloop
 
 from registry_server import __version__, log
+from registry_server.auth.immutable import TagRules
 from registry_server.auth.logins import Logins
 from registry_server.auth.policy import AccessPolicy
 from registry_server.auth.tokens import shared_key
-from registry_server.config import Address, Config, ConfigError, Storage, UploadPurging
+from registry_server.config import Address, Config, ConfigError, FollowedConfig, Storage, UploadPurging
 from registry_server.health import StorageHealth
 from registry_server.http.app import App, DebugApp
 from registry_server.http.engine import Certificate, CertificateError, Listener, bind
@@ -49,7 +50,7 @@ from registry_server.storage.contract import StorageError, StorageRefused
 logger = logging.getLogger(__name__)
 
 WATCH_EVERY: Final = 1.0
-"""Seconds between looks at files that may change: certificates and logins."""
+"""Seconds between looks at files that may change: certificates, logins and the configuration."""
 FLUSH_EVERY: Final = 0.1
 """Seconds a line of the access log waits for others at most."""
 PUBLISH_EVERY: Final = 1.0
@@ -66,6 +67,7 @@ class Shared:
     """What the first process hands to every worker."""
 
     config: Config
+    config_file: Path
     api: socket.socket
     debug: socket.socket | None
     metrics_directory: Path
@@ -78,13 +80,17 @@ class Shared:
             self.debug.close()
 
 
-def run(config: Config, *, workers: int) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit code. Raises ConfigError for what can't be served."""
+def run(config: Config, file: Path, *, workers: int) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code. Raises ConfigError for what can't be served.
+
+    `config` was read from `file`, which is followed from then on.
+    """
     log.configure(level=config.log.level, formatter=config.log.formatter, fields=config.log.fields)
     check(config)
     with tempfile.TemporaryDirectory(prefix="regatta-metrics-") as directory:
         shared = Shared(
             config=config,
+            config_file=file,
             api=_bind(config.http.addr, "http.addr"),
             debug=None if config.http.debug is None else _bind(config.http.debug.addr, "http.debug.addr"),
             metrics_directory=Path(directory),
@@ -218,6 +224,7 @@ class Worker:
         self._storage = open_storage(config.storage, observe=self._metrics.storage)
         self._health = StorageHealth(self._storage, config.health.storagedriver)
         self._logins = Logins.from_config(config, shared.token_key)
+        self._followed = FollowedConfig(shared.config_file, os.environ, config)
         self._access_log = (
             None
             if config.log.accesslog.disabled
@@ -263,6 +270,7 @@ class Worker:
             base_url=config.http.host.rstrip("/"),
             prefix=prefix,
         )
+        self._apply_access(config)
         return App(
             handlers=handlers.table(),
             security=self._security,
@@ -321,7 +329,14 @@ class Worker:
         while True:
             await asyncio.sleep(WATCH_EVERY)
             self._logins.reload_if_changed()
+            if await asyncio.to_thread(self._followed.reload_if_changed):
+                self._apply_access(self._followed.current)
             self._reload_certificate()
+
+    def _apply_access(self, config: Config) -> None:
+        self._security.policy = AccessPolicy.from_config(config)
+        rules = TagRules.from_config(config)
+        self._registry.manifests.immutable = rules.immutable if rules else None
 
     def _reload_certificate(self) -> None:
         """Serve a changed certificate from a new listener, and let the old one finish what it has."""

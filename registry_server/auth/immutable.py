@@ -22,14 +22,23 @@ class Rule:
 
     repositories: re.Pattern[str]
     tags: re.Pattern[str]
+    excluded: re.Pattern[str] | None
 
     @classmethod
     def of(cls, rule: ImmutableTags) -> Self:
         tags = [*map(translate, rule.tags or ()), *([_VERSION.pattern] if rule.semver else [])]
-        return cls(re.compile("|".join(map(translate, rule.repositories))), re.compile("|".join(tags), re.ASCII))
+        return cls(
+            repositories=re.compile("|".join(map(translate, rule.repositories))),
+            tags=re.compile("|".join(tags), re.ASCII),
+            excluded=re.compile("|".join(map(translate, rule.exclude))) if rule.exclude else None,
+        )
 
     def covers(self, repository: str, tag: str) -> bool:
-        return self.repositories.fullmatch(repository) is not None and self.tags.fullmatch(tag) is not None
+        return (
+            self.repositories.fullmatch(repository) is not None
+            and self.tags.fullmatch(tag) is not None
+            and (self.excluded is None or self.excluded.fullmatch(tag) is None)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ The operator builds a `Config` and dumps it; the server loads it. Every fault of
 it is and what to do.
 """
 
+from registry_server.config.follow import FollowedConfig
 from registry_server.config.loader import ConfigError, Loaded, dump, load
 from registry_server.config.model import (
     DRIVERS,
@@ -59,6 +60,7 @@ __all__ = [
     "Debug",
     "Delete",
     "Filesystem",
+    "FollowedConfig",
     "Health",
     "Htpasswd",
     "ImmutableTags",

@@ -404,7 +404,7 @@ def _tag_glob(glob: str) -> str:
 
 
 class ImmutableTags(Section):
-    """Tags that, once pushed, neither move nor go: those that match one of `tags`.
+    """Tags that, once pushed, neither move nor go: those that match one of `tags`, but none of `exclude`.
 
     `semver`: also those that are a whole version, such as 1.2.3 or v2.0.0-rc.1; `latest`, `1` and `1.2` go on moving.
     """
@@ -412,6 +412,7 @@ class ImmutableTags(Section):
     repositories: Annotated[tuple[Annotated[Text, AfterValidator(_glob)], ...], Field(min_length=1)]
     tags: Annotated[tuple[Annotated[Text, AfterValidator(_tag_glob)], ...], Field(min_length=1)] | None = None
     semver: Bool = False
+    exclude: tuple[Annotated[Text, AfterValidator(_tag_glob)], ...] = ()
 
     @model_validator(mode="after")
     def _some_tags(self) -> Self:

@@ -27,6 +27,12 @@ class Metadata(Protocol):
     async def link_manifest(self, repository: str, digest: Digest, content: Digest, *, tags: Sequence[str]) -> None:
         """Say that a repository holds a manifest, kept under the canonical digest `content`, and point tags to it."""
 
+    async def claim_tag(self, repository: str, tag: str, digest: Digest) -> Digest:
+        """Point a tag to a manifest unless it points to one already; returns where it points then.
+
+        Of several who claim it at once, also by way of other processes, one succeeds.
+        """
+
     async def linked_manifest(self, repository: str, digest: Digest) -> Digest | None:
         """The canonical digest of a manifest that a repository holds."""
 

@@ -47,6 +47,15 @@ class LayoutMetadata:
             writes += [(_tag_index(repository, tag, digest), link), (_tag_current(repository, tag), link)]
         await self._storage.write(*writes)
 
+    async def claim_tag(self, repository: str, tag: str, digest: Digest) -> Digest:
+        current, link = _tag_current(repository, tag), str(digest).encode()
+        await self._storage.write((_tag_index(repository, tag, digest), link))
+        if not await self._storage.create(current, link):
+            if (standing := await self.tagged(repository, tag)) is not None:
+                return standing
+            await self._storage.write((current, link))  # a link that holds no digest claims nothing
+        return digest
+
     async def linked_manifest(self, repository: str, digest: Digest) -> Digest | None:
         return _target(await self._storage.read(_revision(repository, digest)))
 

@@ -2,13 +2,13 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
 from registry_server.metadata.contract import Metadata
 from registry_server.parallel import in_parallel
 from registry_server.reference import CANONICAL, Digest
-from registry_server.registry.errors import DigestInvalid, ManifestBlobUnknown, ManifestUnknown
+from registry_server.registry.errors import Denied, DigestInvalid, ManifestBlobUnknown, ManifestUnknown
 from registry_server.registry.manifest import Manifest
 from registry_server.storage.contract import Storage
 
@@ -35,6 +35,8 @@ class Manifests:
         self._metadata = metadata
         self._kept: OrderedDict[Digest, Manifest] = OrderedDict()
         self._kept_bytes = 0
+        self.immutable: Callable[[str, str], bool] | None = None
+        """Whether a repository's tag, once there, stays where it points; None where none does."""
 
     async def by_tag(self, repository: str, tag: str) -> tuple[Digest, Manifest]:
         """Raises ManifestUnknown."""
@@ -54,25 +56,49 @@ class Manifests:
     async def put(self, repository: str, manifest: Manifest, digest: Digest, *, tags: Sequence[str] = ()) -> None:
         """Store a manifest, and point tags to it.
 
-        `digest` names the manifest in whichever algorithm the client chose. Raises DigestInvalid, ManifestBlobUnknown.
+        `digest` names the manifest in whichever algorithm the client chose. Raises DigestInvalid, ManifestBlobUnknown,
+        and Denied for a tag that must not move.
         """
         content = Digest.of(manifest.content)
         found = content if digest.algorithm == CANONICAL else Digest.of(manifest.content, digest.algorithm)
         if found != digest:
             raise DigestInvalid(detail={"digest": str(digest), "found": str(found)})
         await self._check_references(repository, manifest)
+        claimed = [tag for tag in tags if self._is_immutable(repository, tag)]
+        for tag in claimed:
+            await self._check_standing(repository, tag, await self._metadata.tagged(repository, tag), content)
         await self._storage.write_blob(content, manifest.content)
-        await self._metadata.link_manifest(repository, digest, content, tags=tags)
+        movable = [tag for tag in tags if tag not in claimed]
+        await self._metadata.link_manifest(repository, digest, content, tags=movable)
+        for tag in claimed:
+            standing = await self._metadata.claim_tag(repository, tag, digest)
+            await self._check_standing(repository, tag, standing, content)
 
     async def delete(self, repository: str, digest: Digest) -> None:
-        """Take a manifest, and the tags that point to it, from the repository. Raises ManifestUnknown."""
+        """Take a manifest, and the tags that point to it, from the repository. Raises ManifestUnknown, Denied."""
+        if self.immutable is not None:
+            for tag in await self._metadata.tags(repository) or ():
+                if self._is_immutable(repository, tag) and await self._metadata.tagged(repository, tag) == digest:
+                    raise _immutable(tag)
         if not await self._metadata.unlink_manifest(repository, digest):
             raise ManifestUnknown(detail={"digest": str(digest)})
 
     async def untag(self, repository: str, tag: str) -> None:
-        """Raises ManifestUnknown."""
+        """Raises ManifestUnknown, Denied."""
+        if self._is_immutable(repository, tag) and await self._metadata.tagged(repository, tag) is not None:
+            raise _immutable(tag)
         if not await self._metadata.untag(repository, tag):
             raise ManifestUnknown(detail={"tag": tag})
+
+    def _is_immutable(self, repository: str, tag: str) -> bool:
+        return self.immutable is not None and self.immutable(repository, tag)
+
+    async def _check_standing(self, repository: str, tag: str, standing: Digest | None, content: Digest) -> None:
+        """Raises Denied where an immutable tag points to another manifest."""
+        if standing is None or standing == content:
+            return
+        if await self._metadata.linked_manifest(repository, standing) != content:
+            raise _immutable(tag)
 
     async def _check_references(self, repository: str, manifest: Manifest) -> None:
         missing: list[str] = []
@@ -114,3 +140,7 @@ class Manifests:
         while self._kept_bytes > KEPT_BYTES:
             _, dropped = self._kept.popitem(last=False)
             self._kept_bytes -= len(dropped.content)
+
+
+def _immutable(tag: str) -> Denied:
+    return Denied(f"tag {tag} is immutable: it stays what it is; push another tag", {"tag": tag})

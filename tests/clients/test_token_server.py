@@ -18,14 +18,20 @@ REFUSED = "unauthorized|authentication required|denied|401|UNAUTHORIZED"
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Iterator[LiveRegistry]:
+def host() -> str:
+    return "127.0.0.1"
+
+
+@pytest.fixture
+def registry(tmp_path: Path, host: str) -> Iterator[LiveRegistry]:
     with issuing(tmp_path / "issuer") as issuer:
         token = {"realm": issuer.realm, "service": SERVICE, "issuer": ISSUER, "jwks": str(issuer.jwks)}
         settings = {"auth": {"token": token}}
-        with serving(tmp_path / "registry", settings, tls=True, workers=2, host=VERIFIED_ADDRESS) as running:
+        with serving(tmp_path / "registry", settings, tls=True, workers=2, host=host) as running:
             yield running
 
 
+@pytest.mark.parametrize("host", [VERIFIED_ADDRESS])
 def test_docker(dockerd: Dockerd, registry: LiveRegistry, tmp_path: Path) -> None:
     name = f"{VERIFIED_HOST}:{registry.port}"
     image, private = f"{name}/public/app:1", f"{name}/private/app:1"
