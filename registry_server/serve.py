@@ -109,7 +109,7 @@ def check(config: Config) -> None:
     elif not config.storage.maintenance.readonly.enabled:
         _check_bucket(config.storage)
     _certificate(config)
-    Logins.from_config(config, secrets.token_bytes(32)).close()
+    Logins.from_config(config, secrets.token_bytes(32)).authenticator.close()
 
 
 def _check_folder(root: Path) -> None:
@@ -246,6 +246,7 @@ class Worker:
         background = [asyncio.create_task(work) for work in self._background()]
         await stop.wait()
         await self._drain(debug)
+        await self._logins.close()
         for task in background:
             task.cancel()
         self._publish()
