@@ -30,7 +30,8 @@ def tls() -> bool:
 @pytest.fixture
 def registry(tmp_path: Path, host: str, tls: bool) -> Iterator[LiveRegistry]:
     with issuing(tmp_path / "issuer") as issuer:
-        token = {"realm": issuer.realm, "service": SERVICE, "issuer": ISSUER, "jwks": str(issuer.jwks)}
+        realm = issuer.realm.replace("127.0.0.1", "localhost")  # crane goes to no private address, unless by name
+        token = {"realm": realm, "service": SERVICE, "issuer": ISSUER, "jwks": str(issuer.jwks)}
         settings = {"auth": {"token": token}}
         with serving(tmp_path / "registry", settings, tls=tls, workers=2, host=host) as running:
             yield running
