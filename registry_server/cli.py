@@ -247,7 +247,7 @@ def _examine(path: Path, config: Config) -> list[str]:
     cautions: list[str] = []
     if tls := config.http.tls:
         try:
-            Certificate.read(tls.certificate, tls.key, minimum=tls.minimumtls)
+            Certificate.read(tls.certificate, tls.key, minimum=tls.minimumtls, client_authorities=tls.clientcas)
         except CertificateError as error:
             faults.append(f"{path}: http.tls: {error}")
     if config.auth.htpasswd:
@@ -307,6 +307,7 @@ def _summary(config: Config) -> list[tuple[str, str]]:
         rows.append(("seen as", http.host))
     if http.tls:
         rows.append(("certificate", f"{http.tls.certificate}, {http.tls.minimumtls} and above"))
+        rows += [("clients need", f"a certificate of {authority}") for authority in http.tls.clientcas]
     writable = "read only" if storage.maintenance.readonly.enabled else "writable"
     deletable = "deletes allowed" if storage.delete.enabled else "no deletes"
     rows.append(("storage", f"{_place(storage)}, {writable}, {deletable}"))

@@ -377,7 +377,7 @@ def _certificate(config: Config) -> Certificate | None:
     if tls is None:
         return None
     try:
-        return Certificate.read(tls.certificate, tls.key, minimum=tls.minimumtls)
+        return Certificate.read(tls.certificate, tls.key, minimum=tls.minimumtls, client_authorities=tls.clientcas)
     except CertificateError as error:
         raise ConfigError(f"http.tls: {error}") from error
 

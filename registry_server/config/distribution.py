@@ -115,8 +115,6 @@ KNOWN: _Known = {
         "net": _Setting("use tcp, or remove it and listen on http.addr", _one_of("tcp", "")),
         "h2c": _Block({"enabled": _Setting("remove it and serve HTTP/2 over http.tls")}),
         "tls": {
-            "clientcas": _Setting("remove it and log clients in by auth.htpasswd"),
-            "clientauth": _Setting(harmless=_always),
             "ciphersuites": _Setting("remove it; http.tls.minimumtls chooses between the suites that are safe"),
             "letsencrypt": _Setting("use http.tls.certificate and http.tls.key"),
         },

@@ -214,6 +214,8 @@ def _missing_files(config: Config, root: Value) -> Iterator[str]:
     if tls := config.http.tls:
         needed.append((("http", "tls", "certificate"), tls.certificate, "give the path of a PEM file"))
         needed.append((("http", "tls", "key"), tls.key, "give the path of a PEM file"))
+        for index, authority in enumerate(tls.clientcas):
+            needed.append((("http", "tls", "clientcas", index), authority, "give the path of a PEM file"))
     if htpasswd := config.auth.htpasswd:
         hint = f"make it with: registry-server htpasswd {htpasswd.path} USER"
         needed.append((("auth", "htpasswd", "path"), htpasswd.path, hint))

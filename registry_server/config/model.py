@@ -123,11 +123,28 @@ def _minimum_tls(value: Any) -> Any:
     return value
 
 
+def _client_auth(value: Any) -> Any:
+    if value in ("request-client-cert", "require-any-client-cert", "verify-client-cert-if-given"):
+        raise ValueError(
+            f"{value} is not offered: who a client's certificate is for is not looked at, so it is only of use when it "
+            "is required and verified; use require-and-verify-client-cert"
+        )
+    return value
+
+
 class TLS(Section):
-    """HTTPS from a certificate (with its chain) and its key, PEM files that are read again when they change."""
+    """HTTPS from a certificate (with its chain) and its key, PEM files that are read again when they change.
+
+    With `clientcas` only clients with a certificate of one of these authorities get a connection; who they are still
+    takes a login.
+    """
 
     certificate: FilePath
     key: FilePath
+    clientcas: tuple[FilePath, ...] = ()
+    clientauth: Annotated[Literal["require-and-verify-client-cert"], BeforeValidator(_client_auth)] = (
+        "require-and-verify-client-cert"
+    )
     minimumtls: Annotated[Literal["tls1.2", "tls1.3"], BeforeValidator(_minimum_tls)] = "tls1.2"
 
 

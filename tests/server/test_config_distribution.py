@@ -34,7 +34,6 @@ def read(directory: Path, text: str) -> Loaded:
         ("http: {net: unix}", "4: http.net"),
         ("http: {h2c: {enabled: true}}", "4: http.h2c.enabled"),
         ("http: {tls: {letsencrypt: {email: a@b.c, cachefile: /x}}}", "4: http.tls.letsencrypt"),
-        ("http: {tls: {clientcas: [/ca.pem]}}", "4: http.tls.clientcas"),
         ("http: {tls: {ciphersuites: [TLS_AES_128_GCM_SHA256]}}", "4: http.tls.ciphersuites"),
         ("health: {file: [{file: /x}]}", "4: health.file"),
         ("health: {http: [{uri: http://x}]}", "4: health.http"),
@@ -153,3 +152,9 @@ health:
         "7: storage.cache.blobdescriptor: has no effect",
     ]
     assert loaded.config.http.secret.get_secret_value() == "somethingelse"
+
+
+@pytest.mark.parametrize("kind", ["request-client-cert", "require-any-client-cert", "verify-client-cert-if-given"])
+def test_certificates_of_clients_are_required_or_not_asked_for(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(ConfigError, match=f"http.tls.clientauth: {kind} is not offered: who a client's certificate"):
+        read(tmp_path, f"{BASE}http: {{tls: {{certificate: /c, key: /k, clientauth: {kind}}}}}\n")
