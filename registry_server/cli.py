@@ -257,6 +257,13 @@ def _examine(path: Path, config: Config) -> list[str]:
             faults += error.faults
         else:
             cautions += _strangers(config, names)
+    if config.auth.token:
+        from registry_server.auth.external import ExternalTokens
+
+        try:
+            ExternalTokens(config.auth.token)
+        except ConfigError as error:
+            faults += [f"{path}: {fault}" for fault in error.faults]
     if faults:
         raise ConfigError(*faults)
     return cautions
@@ -271,7 +278,7 @@ def _strangers(config: Config, names: dict[str, bytes]) -> list[str]:
         f"access.policies[{index}]: {subject} is not in {path}; correct the name or add the user"
         for index, policy in enumerate((config.access and config.access.policies) or ())
         for subject in policy.subjects
-        if subject.startswith("user:") and subject.removeprefix("user:") not in names
+        if subject.startswith("user:") and subject.removeprefix("user:") not in names and not config.auth.oidc
     ]
 
 

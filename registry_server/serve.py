@@ -8,6 +8,7 @@ Workers share nothing but storage, the listening sockets and the folder they pub
 
 import asyncio
 import ctypes
+import hmac
 import importlib.util
 import logging
 import multiprocessing
@@ -385,7 +386,7 @@ def _certificate(config: Config) -> Certificate | None:
 def _token_key(config: Config) -> bytes:
     secret = config.http.secret.get_secret_value()
     if secret:
-        return secret.encode()
+        return hmac.digest(secret.encode(), b"tokens", "sha256")
     if not config.auth.issues_tokens:
         return secrets.token_bytes(32)
     if config.storage.filesystem is not None:

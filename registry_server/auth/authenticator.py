@@ -4,9 +4,9 @@
                   └► no ─► parse ─► a password ─► bcrypt ─► remember
                               └──► a token ─► whoever issued it ─► remember
 
-A credential is checked once and then recognized by a keyed digest of the header it came in; no password stays in
-memory, nor anything it could be guessed from without the key. What is slow to check runs in threads or waits for
-others, all else in the event loop's thread.
+A credential is checked once and then recognized by the header it came in, one with a password by a keyed digest of it:
+no password stays in memory, nor anything it could be guessed from without the key. What is slow to check runs in
+threads or waits for others, all else in the event loop's thread.
 """
 
 import asyncio
@@ -15,18 +15,21 @@ import binascii
 import hmac
 import secrets
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 import jwt
 
-from registry_server.auth.login import NOBODY, Login, TooManyAttempts, Unauthenticated
+from registry_server.auth.login import ISSUED_HERE, NOBODY, Login, TooManyAttempts, Unauthenticated
 from registry_server.auth.passwords import Passwords
 from registry_server.auth.throttle import Throttle
 
 LONGEST_HEADER: Final = 32 << 10
 """Characters; a token with many groups or a chain of certificates fits."""
+LONGEST_KEPT: Final = 2048
+"""Characters of a header that is kept as it is. Of the registry's own tokens, which anyone may ask for with many
+scopes, longer ones are not remembered at all: they take microseconds to check."""
 REFUSED_FOR: Final = 60.0
 """Seconds a wrong password is remembered as such: a client that sends it again and again guesses nothing."""
 
@@ -65,16 +68,18 @@ class Authenticator:
         checked: int = 66,
         remembered: int = 16_384,
     ) -> None:
-        """At most `checked` credentials are being checked at a time; the `remembered` used last need no check."""
+        """At most `checked` credentials of a kind are checked at a time; the `remembered` used last need no check."""
         self._passwords = passwords
         self._issuers = issuers
         self._throttle = Throttle() if throttle is None else throttle
         self._bound = checked
         self._key = secrets.token_bytes(32)
-        self._remembered: OrderedDict[bytes, Login] = OrderedDict()
+        self._remembered: OrderedDict[bytes | str, Login] = OrderedDict()
         self._kept = remembered
-        self._refused: OrderedDict[bytes, float] = OrderedDict()
-        self._checks: dict[bytes, asyncio.Task[Login]] = {}
+        self._refused: OrderedDict[bytes | str, float] = OrderedDict()
+        self._checks: dict[bytes | str, asyncio.Task[Login]] = {}
+        self._checked_by: Counter[TokenIssuer | None] = Counter()
+        """How many are being checked by each issuer, and by bcrypt: who hangs must not hold up the others."""
 
     @property
     def enabled(self) -> bool:
@@ -134,20 +139,31 @@ class Authenticator:
         if self._passwords is not None:
             self._passwords.close()
 
-    def _digest(self, header: str) -> bytes:
+    def _digest(self, header: str) -> bytes | str:
+        """What a credential is recognized by. A token that ends soon may be that itself, for a third of the time."""
+        if len(header) <= LONGEST_KEPT and header.startswith("Bearer "):
+            return header
         return hmac.digest(self._key, header.encode(errors="surrogatepass"), "sha256")
 
-    def _start(self, digest: bytes, credential: "_Password | UnverifiedToken", address: str) -> asyncio.Task[Login]:
+    def _start(
+        self, digest: bytes | str, credential: "_Password | UnverifiedToken", address: str
+    ) -> asyncio.Task[Login]:
         """Raises Unauthenticated, TooManyAttempts."""
         issuer = self._issuer(credential)
         slow = issuer is None or issuer.slow
         if slow and (wait := self._throttle.wait(address)):
             raise TooManyAttempts(wait)
-        if len(self._checks) >= self._bound:
+        if self._checked_by[issuer] >= self._bound:
             raise TooManyAttempts
         check = asyncio.create_task(self._check(digest, credential, issuer, address if slow else None))
         self._checks[digest] = check
-        check.add_done_callback(lambda _: self._checks.pop(digest))
+        self._checked_by[issuer] += 1
+
+        def ended(_: asyncio.Task[Login]) -> None:
+            del self._checks[digest]
+            self._checked_by[issuer] -= 1
+
+        check.add_done_callback(ended)
         return check
 
     def _issuer(self, credential: "_Password | UnverifiedToken") -> TokenIssuer | None:
@@ -162,7 +178,11 @@ class Authenticator:
         return None
 
     async def _check(
-        self, digest: bytes, credential: "_Password | UnverifiedToken", issuer: TokenIssuer | None, address: str | None
+        self,
+        digest: bytes | str,
+        credential: "_Password | UnverifiedToken",
+        issuer: TokenIssuer | None,
+        address: str | None,
     ) -> Login:
         """`address` is where failures count against, None for what takes no time to refuse."""
         try:
@@ -177,6 +197,12 @@ class Authenticator:
                 self._throttle.failed(address)
                 _remember(self._refused, digest, time.monotonic() + REFUSED_FOR, self._kept)
             raise
+        if (
+            login.source == ISSUED_HERE
+            and isinstance(credential, UnverifiedToken)
+            and len(credential.text) > LONGEST_KEPT
+        ):
+            return login
         if self._passwords is None or self._passwords.holds(login):
             _remember(self._remembered, digest, login, self._kept)
         return login
@@ -187,7 +213,7 @@ class _Password(NamedTuple):
     password: bytes
 
 
-def _remember(kept: OrderedDict[bytes, Any], digest: bytes, what: Any, most: int) -> None:
+def _remember(kept: OrderedDict[bytes | str, Any], digest: bytes | str, what: Any, most: int) -> None:
     kept[digest] = what
     if len(kept) > most:
         kept.popitem(last=False)

@@ -25,6 +25,7 @@ class ExternalTokens:
     """Verifies a token server's tokens by keys in files that may change."""
 
     slow: Final = False
+    source: Final = SOURCE
 
     def __init__(self, settings: Token) -> None:
         """Raises ConfigError for files that cannot be used."""
@@ -41,7 +42,9 @@ class ExternalTokens:
             token, issuer=settings.issuer, audience=settings.service, algorithms=settings.signingalgorithms
         )
         grants = Grants.of_claim(claims.get("access"))
-        return Login(Subject.user(claims.get("sub", "")), claims["exp"] + LEEWAY, grants, source=SOURCE)
+        name = claims.get("sub", "")
+        subject = Subject.user(name if name.isprintable() else "")
+        return Login(subject, int(claims["exp"]) + LEEWAY, grants, source=SOURCE)
 
     def reload_if_changed(self) -> bool:
         """Follow the files; returns whether the keys changed."""

@@ -7,10 +7,13 @@ AuthenticationError
 """
 
 from math import inf
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from registry_server.auth.grants import Grants
 from registry_server.auth.subject import ANONYMOUS, Subject
+
+ISSUED_HERE: Final = "own"
+"""The source of logins with tokens that the registry made itself."""
 
 
 class Login(NamedTuple):

@@ -1,14 +1,15 @@
 """The logins that a configuration asks for, put together and kept up with the files and issuers they rest on."""
 
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from registry_server.auth.authenticator import Authenticator, TokenIssuer
-from registry_server.auth.external import SOURCE as EXTERNAL
-from registry_server.auth.external import ExternalTokens
 from registry_server.auth.passwords import Passwords
 from registry_server.auth.tokens import Tokens
 from registry_server.config import Auth, Config
+
+if TYPE_CHECKING:
+    from registry_server.auth.external import ExternalTokens
 
 
 class _Connected(TokenIssuer, Protocol):
@@ -23,7 +24,7 @@ class Logins:
     authenticator: Authenticator
     tokens: Tokens | None = None
     """What makes tokens of the registry's own; None where nobody has a login here."""
-    external: ExternalTokens | None = None
+    external: "ExternalTokens | None" = None
     connected: list[_Connected] = field(default_factory=list)
 
     @classmethod
@@ -31,6 +32,8 @@ class Logins:
         """`key` signs the registry's own tokens. Raises ConfigError for files that cannot be used."""
         auth = config.auth
         if auth.token is not None:
+            from registry_server.auth.external import ExternalTokens
+
             external = ExternalTokens(auth.token)
             return cls(Authenticator(issuers=[external]), external=external)
         if not auth.issues_tokens:
@@ -47,7 +50,7 @@ class Logins:
         """Follow the files."""
         self.authenticator.reload_if_changed()
         if self.external is not None and self.external.reload_if_changed():
-            self.authenticator.forget(EXTERNAL)
+            self.authenticator.forget(self.external.source)
 
     async def close(self) -> None:
         self.authenticator.close()

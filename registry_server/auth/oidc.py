@@ -60,7 +60,7 @@ class OpenIDConnect:
             claims = self._verify(await self._fetched(), token)
         if self._clock() - self._asked > KEYS_LAST:
             self._start()
-        return Login(self._subject(claims), claims["exp"] + LEEWAY, source=SOURCE)
+        return Login(self._subject(claims), int(claims["exp"]) + LEEWAY, source=SOURCE)
 
     async def close(self) -> None:
         if self._fetch is not None:

@@ -21,7 +21,7 @@ import jwt
 
 from registry_server.auth.authenticator import UnverifiedToken
 from registry_server.auth.grants import Grants
-from registry_server.auth.login import Login, Unauthenticated
+from registry_server.auth.login import ISSUED_HERE, Login, Unauthenticated
 from registry_server.auth.passwords import Passwords
 from registry_server.auth.subject import ANONYMOUS, Subject
 
@@ -29,7 +29,6 @@ LIFETIME: Final = 300
 """Seconds; clients ask for another in between."""
 REFRESHED_FOR: Final = 90 * 24 * 3600
 """Seconds after which a client has to send a password again."""
-SOURCE: Final = "token"
 _ALGORITHM: Final = "HS256"
 _ISSUER: Final = "regatta"
 _ACCESS: Final = "regatta"
@@ -124,7 +123,7 @@ class Tokens:
             raise Unauthenticated from None
         subject = Subject(claims["kind"], claims["sub"], tuple(claims["groups"])) if "sub" in claims else ANONYMOUS
         grants = Grants.of_claim(claims["access"]) if "access" in claims else None
-        login = Login(subject, claims["exp"], grants, source=SOURCE)
+        login = Login(subject, claims["exp"], grants, source=ISSUED_HERE)
         return self._with_password(login, claims["password"]) if "password" in claims else login
 
     def _with_password(self, login: Login, fingerprint: str) -> Login:

@@ -489,3 +489,12 @@ class Config(Section):
         if self.auth.token is not None and self.access is not None and self.access.policies is not None:
             raise ValueError("access.policies: the token server decides who may do what; remove them, or auth.token")
         return self
+
+    @model_validator(mode="after")
+    def _strangers_need_policies(self) -> Self:
+        if self.access is not None and self.access.policies is not None:
+            return self
+        for name, who in (("oidc", "everyone that the issuer knows"), ("kubernetes", "every pod of the cluster")):
+            if getattr(self.auth, name) is not None:
+                raise ValueError(f"auth.{name}: needs access.policies; without them {who} could do everything")
+        return self

@@ -43,6 +43,7 @@ class Security:
     """Scheme and host as clients see them (`http.host`); empty to take them from the request."""
     prefix: str = ""
     """What paths begin with before `/v2/` (`http.prefix`), without its last slash."""
+    _wondered: bool = False
 
     @property
     def has_logins(self) -> bool:
@@ -70,11 +71,19 @@ class Security:
             raise Unauthorized(what) from error
         except TooManyAttempts as error:
             self.failed("throttled")
+            self._wonder_about_proxies(request)
             raise TooManyRequests("too many logins failed or wait; try again later", error.retry_after) from error
         except LoginUnavailable as error:
             self.failed("unavailable")
             logger.warning("a login could not be checked: %s", error)
             raise LoginsAway from error
+
+    def _wonder_about_proxies(self, request: Request) -> None:
+        """Once, where all clients may count as one."""
+        if not self.trusted_proxies and not self._wondered and request.headers.get("x-forwarded-for") is not None:
+            self._wondered = True
+            hint = "if that is a proxy, name it in http.trustedproxies to tell its clients apart"
+            logger.warning("logins from %s are throttled; %s", request.client.rpartition(":")[0], hint)
 
     def authorize(self, login: Login, request: Request, target: Target) -> None:
         """Raises Unauthorized for someone who might log in, or with another token, Denied for someone who has."""

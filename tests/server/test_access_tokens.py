@@ -202,6 +202,7 @@ class TestThrottling:
             _status(registry, "ci", f"guess {number}", f"198.51.100.{number % 250}") for number in itertools.count()
         )
         until(lambda: next(guesses) == 429, "all count against the address they really come from")
+        assert "name it in http.trustedproxies" in registry.messages()
 
 
 def _guess_until_refused(registry: LiveRegistry, address: str) -> None:

@@ -134,7 +134,12 @@ class TestLogins:
         path = tmp_path_factory.getbasetemp() / "logins"
         path.write_text(ALICE)
         authenticator = reading(path, throttle=Throttle(tries=10_000))
-        for one in (header, f"Basic {header}", f"Basic {base64.b64encode(b'alice:' + password).decode()}"):
+        for one in (
+            header,
+            f"Bearer {header}",
+            f"Basic {header}",
+            f"Basic {base64.b64encode(b'alice:' + password).decode()}",
+        ):
             with pytest.raises(Unauthenticated):
                 asyncio.run(who(authenticator, one))
         authenticator.close()
