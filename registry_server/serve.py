@@ -226,6 +226,7 @@ class Worker:
         self._health = StorageHealth(self._storage, config.health.storagedriver)
         self._logins = Logins.from_config(config, shared.token_key)
         self._followed = FollowedConfig(shared.config_file, os.environ, config)
+        self._followed.reload_if_changed()  # it may have changed since the first process read it
         self._access_log = (
             None
             if config.log.accesslog.disabled
@@ -253,7 +254,7 @@ class Worker:
         self._publish()
 
     def _build_app(self) -> App:
-        config = self._shared.config
+        config = self._followed.current
         base_url = "" if config.http.relativeurls else config.http.host.rstrip("/")
         prefix = config.http.prefix.rstrip("/")
         handlers = Handlers(

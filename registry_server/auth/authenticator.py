@@ -4,15 +4,15 @@
                   └► no ─► parse ─► a password ─► bcrypt ─► remember
                               └──► a token ─► whoever issued it ─► remember
 
-A credential is checked once and then recognized by the header it came in, one with a password by a keyed digest of it:
-no password stays in memory, nor anything it could be guessed from without the key. What is slow to check runs in
-threads or waits for others, all else in the event loop's thread.
+A credential is checked once and then recognized by a keyed digest of the header it came in; no password stays in
+memory, nor anything it could be guessed from without the key. What is slow to check runs in threads or waits for
+others, all else in the event loop's thread.
 """
 
 import asyncio
 import base64
 import binascii
-import hmac
+import hashlib
 import secrets
 import time
 from collections import Counter, OrderedDict
@@ -27,9 +27,10 @@ from registry_server.auth.throttle import Throttle
 
 LONGEST_HEADER: Final = 32 << 10
 """Characters; a token with many groups or a chain of certificates fits."""
-LONGEST_KEPT: Final = 2048
-"""Characters of a header that is kept as it is. Of the registry's own tokens, which anyone may ask for with many
-scopes, longer ones are not remembered at all: they take microseconds to check."""
+LONGEST_KEPT: Final = 512
+"""Characters of a bearer token that is kept as it is, for speed: so short are those made here, for five minutes."""
+LONGEST_REMEMBERED: Final = 2048
+"""Characters of a token made here that is remembered: anyone may get longer ones, and a check takes microseconds."""
 REFUSED_FOR: Final = 60.0
 """Seconds a wrong password is remembered as such: a client that sends it again and again guesses nothing."""
 
@@ -140,10 +141,10 @@ class Authenticator:
             self._passwords.close()
 
     def _digest(self, header: str) -> bytes | str:
-        """What a credential is recognized by. A token that ends soon may be that itself, for a third of the time."""
+        """What a credential is recognized by."""
         if len(header) <= LONGEST_KEPT and header.startswith("Bearer "):
             return header
-        return hmac.digest(self._key, header.encode(errors="surrogatepass"), "sha256")
+        return hashlib.blake2b(header.encode("utf-8", "surrogatepass"), key=self._key, digest_size=32).digest()
 
     def _start(
         self, digest: bytes | str, credential: "_Password | UnverifiedToken", address: str
@@ -200,7 +201,7 @@ class Authenticator:
         if (
             login.source == ISSUED_HERE
             and isinstance(credential, UnverifiedToken)
-            and len(credential.text) > LONGEST_KEPT
+            and len(credential.text) > LONGEST_REMEMBERED
         ):
             return login
         if self._passwords is None or self._passwords.holds(login):

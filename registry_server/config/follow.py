@@ -32,14 +32,14 @@ class FollowedConfig:
         try:
             config = load(self._path, self._environ).config
         except ConfigError as error:
-            logger.error("%s; the access in force stays", "; ".join(error.faults))  # noqa: TRY400
+            logger.error("%s; what is in force stays", "; ".join(error.faults))  # noqa: TRY400
             return False
         if changed := [name for name in type(config).model_fields if _differs(self.current, config, name)]:
             logger.warning("%s: changes of %s take effect at the next start", self._path, ", ".join(changed))
         if config.access == self.current.access:
             return False
         self.current = self.current.model_copy(update={"access": config.access})
-        logger.info("%s: access changed and is in force", self._path)
+        logger.info("%s: changes of access are in force", self._path)
         return True
 
 

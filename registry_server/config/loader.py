@@ -257,6 +257,10 @@ def _cautions(config: Config, root: Value) -> Iterator[str]:
         what = "passwords" if kind == "htpasswd" else "tokens"
         where = root.at(("auth", kind)).place
         yield f"{where}: auth.{kind}: {what} are readable on the way without http.tls; keep a TLS proxy before it"
+    oidc, others = config.auth.oidc, config.auth.htpasswd or config.auth.kubernetes
+    if oidc and not oidc.prefix and others:
+        where = root.at(("auth", "oidc", "prefix")).place
+        yield f"{where}: auth.oidc.prefix: is empty, so who has the same name elsewhere is taken for the same"
     if config.access and not config.auth.has_logins:
         for index, policy in enumerate(config.access.policies or ()):
             if "anonymous" not in policy.subjects:

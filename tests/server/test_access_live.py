@@ -115,10 +115,20 @@ class TestAccessChanges:
         change(registry, access={"policies": [EVERYONE]})
         until(lambda: push(app, 3, "v1").status_code == 201, "the tag moves again")
 
+    def test_a_worker_that_starts_later_has_them_from_its_first_request(self, serve: Serve) -> None:
+        registry = serve({"access": {"policies": [EVERYONE]}})
+        registry.crashes_expected = True
+        change(registry, access={"policies": []})
+        until(lambda: statuses(registry, None) == {403}, "the change is in force")
+        (worker,) = registry.worker_pids()
+        registry.kill_worker(worker)
+        until(lambda: registry.worker_pids() not in ([], [worker]), "another worker is there")
+        assert statuses(registry, None) == {403}
+
     def test_what_cannot_be_used_changes_nothing(self, serve: Serve) -> None:
         registry = serve({"access": {"policies": [EVERYONE]}})
         change(registry, access={"policies": [{"subjects": ["everyone"], "repositories": ["**"], "role": "admin"}]})
-        until(lambda: "the access in force stays" in registry.messages(), "the server tells")
+        until(lambda: "what is in force stays" in registry.messages(), "the server tells")
         assert "access.policies[0].subjects[0]: must be anonymous" in registry.messages()
         assert statuses(registry, None) == {404}
         change(registry, access={"policies": []})
