@@ -22,7 +22,7 @@ from tests.fixtures.processes import Server, free_port, server
 from tests.server.pki import Authority, Pair
 
 PROGRAM = Path(sys.executable).parent / "registry-server"
-STARTED_WITHIN = 30
+STARTED_WITHIN = 120
 
 
 class LiveRegistry:
