@@ -5,8 +5,8 @@
 # `@sha256:…` to pin its content as well, for a build that must be the same next year.
 ARG BASE_IMAGE=docker.io/library/python:3.13.14-slim-bookworm
 
-# The project's wheel. The package index of the machine that builds comes as the secrets `pip.conf` and `ca.pem`, which no
-# layer keeps; without them pip's own defaults hold.
+# The tools. The package index of the machine that builds comes as the secrets `pip.conf` and `ca.pem`, which no layer
+# keeps; without them pip's own defaults hold.
 FROM ${BASE_IMAGE} AS build
 ENV PIP_CONFIG_FILE=/run/secrets/pip.conf \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
@@ -19,7 +19,9 @@ WORKDIR /src
 COPY requirements/build.txt requirements/
 RUN --mount=type=secret,id=pip.conf --mount=type=secret,id=ca.pem \
     python3 -m venv /build && /build/bin/pip install --require-hashes --only-binary :all: -r requirements/build.txt
-COPY images/rootfs.py images/
+
+# The project's wheel, beside the packages it needs, so that a change of the sources installs none of them anew.
+FROM build AS wheel
 COPY pyproject.toml README.md LICENSE ./
 COPY registry_server registry_server
 COPY operator operator
@@ -31,7 +33,9 @@ RUN --mount=type=secret,id=pip.conf --mount=type=secret,id=ca.pem \
     python3 -m venv --without-pip /opt/regatta \
     && /build/bin/pip --python /opt/regatta/bin/python install --no-compile --require-hashes --only-binary :all: \
        -r requirements/server.txt
+COPY --from=wheel /wheels /wheels
 RUN /build/bin/pip --python /opt/regatta/bin/python install --no-compile --no-index --no-deps /wheels/*.whl
+COPY images/rootfs.py images/
 RUN python3 images/rootfs.py /root.server --venv /opt/regatta --script registry-server --owned /var/lib/registry \
     --without registry_operator --without 'pygments/lexers/[a-z]*.py'
 
@@ -41,7 +45,9 @@ RUN --mount=type=secret,id=pip.conf --mount=type=secret,id=ca.pem \
     python3 -m venv --without-pip /opt/regatta \
     && /build/bin/pip --python /opt/regatta/bin/python install --no-compile --require-hashes --only-binary :all: \
        -r requirements/operator.txt
+COPY --from=wheel /wheels /wheels
 RUN /build/bin/pip --python /opt/regatta/bin/python install --no-compile --no-index --no-deps /wheels/*.whl
+COPY images/rootfs.py images/
 # The operator speaks to the API server in plain JSON; the client's classes for every kind and call are 100 MB.
 RUN python3 images/rootfs.py /root.operator --venv /opt/regatta --script registry-operator \
     --without 'kubernetes/client/api/*_api.py' --without 'kubernetes/aio/client/api/*_api.py' \

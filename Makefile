@@ -1,4 +1,4 @@
-# Two commands are all a newcomer needs: `make run` and `make test`. Each does its own set-up.
+# Two commands are all a newcomer needs: `make run` and `make test`; with a cluster in mind, `make demo`. Each does its own set-up.
 
 PYTHON ?= python3
 PORT   ?= 5000
@@ -8,7 +8,7 @@ LOCKS  := runtime dev server operator build
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup setup-dev test unit lint format crds manifests chart images lock clean
+.PHONY: help run setup setup-dev test e2e demo demo-down lint format crds manifests chart images lock clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,16 @@ test: setup-dev ## Check style, types and layers, then run every test
 	@$(BIN)/coverage erase
 	@$(BIN)/coverage run -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST)
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report --skip-covered --sort=cover | tail -n 40
+
+e2e: setup-dev ## Run the end-to-end tests with real pods, in a cluster that is made for them
+	@$(BIN)/python -m tests.toolchain ensure --e2e
+	@$(BIN)/pytest --numprocesses 2 --dist loadgroup $(if $(PYTEST),$(PYTEST),tests/e2e)
+
+demo: setup-dev ## Show it all on a real cluster that stays, and the lines to go on by hand
+	@$(BIN)/python -m tests.e2e.demo up
+
+demo-down: setup-dev ## End what `make demo` has left
+	@$(BIN)/python -m tests.e2e.demo down
 
 lint: setup-dev ## Check style, types, layers and that generated files are current
 	$(BIN)/ruff check .

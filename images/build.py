@@ -67,13 +67,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--builder", choices=("docker", "buildah"), help="by default whichever is there, docker first")
     parser.add_argument("--prefix", default="regatta", help="what stands before the images' names (%(default)s)")
-    parser.add_argument("--tag", default=_version(), help="by default the version, %(default)s")
+    parser.add_argument("--tag", default=version(), help="by default the version, %(default)s")
     parser.add_argument("--out", type=Path, default=Path("dist/images"), help="the archives' folder (%(default)s)")
     parser.add_argument("--no-cache", action="store_true", help="build every step anew")
     asked = parser.parse_args(arguments)
     try:
         images = build(
-            _engine(asked.builder),
+            find_engine(asked.builder),
             base=asked.base,
             prefix=asked.prefix,
             tag=asked.tag,
@@ -87,10 +87,19 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def build(engine: Engine, *, base: str | None, prefix: str, tag: str, out: Path, no_cache: bool = False) -> list[Image]:
-    """Builds and saves both images; raises EngineError or Unavailable."""
+def build(
+    engine: Engine,
+    *,
+    base: str | None,
+    prefix: str,
+    tag: str,
+    out: Path,
+    no_cache: bool = False,
+    project: Path = _PROJECT,
+) -> list[Image]:
+    """Builds and saves both images of the sources in `project`; raises EngineError or Unavailable."""
     epoch = _epoch()
-    args = {"VERSION": _version(), "REVISION": _git("rev-parse", "HEAD") or "unknown"}
+    args = {"VERSION": version(project), "REVISION": _git("rev-parse", "HEAD") or "unknown"}
     if base == "debootstrap":
         args["BASE_IMAGE"] = _import(engine, debian(tool("debootstrap"), cache_dir() / "images"))
     elif base:
@@ -102,8 +111,8 @@ def build(engine: Engine, *, base: str | None, prefix: str, tag: str, out: Path,
             name, archive = f"{prefix}/registry-{target}:{tag}", out / f"registry-{target}-{tag}.tar"
             wanted = Build(
                 name=name,
-                context=_PROJECT,
-                dockerfile=_PROJECT / "Dockerfile",
+                context=project,
+                dockerfile=project / "Dockerfile",
                 epoch=epoch,
                 target=target,
                 args=args,
@@ -150,8 +159,8 @@ def _pip_settings() -> dict[str, str]:
     )
 
 
-def _engine(wanted: str | None) -> Engine:
-    """The builder asked for, or the first that can be had."""
+def find_engine(wanted: str | None = None) -> Engine:
+    """The builder asked for, or the first that can be had; raises EngineError."""
     reasons = []
     if wanted != "buildah":
         try:
@@ -176,8 +185,9 @@ def _import(engine: Engine, root: Path) -> str:
         return engine.build(Build(name=name, context=context, dockerfile=context / "Dockerfile", epoch=0))
 
 
-def _version() -> str:
-    source = (_PROJECT / "registry_server" / "__init__.py").read_text()
+def version(project: Path = _PROJECT) -> str:
+    """The version of the sources."""
+    source = (project / "registry_server" / "__init__.py").read_text()
     found = re.search(r'__version__ = "(.+)"', source)
     assert found, "registry_server/__init__.py holds the version"
     return found[1]

@@ -14,7 +14,8 @@ import click
 from pydantic import SecretStr
 
 from registry_server import __version__
-from registry_server.config import Action, Auth, Config, ConfigError, Storage, load
+from registry_server.cli_metadata import metadata_group
+from registry_server.config import SQL, Action, Auth, Config, ConfigError, Storage, load
 from registry_server.config.cpus import available_cpus
 from registry_server.config.section import Section
 
@@ -136,6 +137,9 @@ def _password() -> str:
     if sys.stdin.isatty():
         return str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
     return sys.stdin.readline().rstrip("\r\n")
+
+
+main.add_command(metadata_group)
 
 
 @main.group(name="config")
@@ -318,6 +322,8 @@ def _summary(config: Config) -> list[tuple[str, str]]:
     writable = "read only" if storage.maintenance.readonly.enabled else "writable"
     deletable = "deletes allowed" if storage.delete.enabled else "no deletes"
     rows.append(("storage", f"{_place(storage)}, {writable}, {deletable}"))
+    if config.metadata.sql:
+        rows.append(("metadata", _database(config.metadata.sql)))
     rows += [("logins", text) for text in _logins(config.auth)] or [("logins", "none: everyone is anonymous")]
     if config.access is None or config.access.policies is None:
         who = "whoever logs in" if config.auth.has_logins else "everyone"
@@ -356,6 +362,12 @@ def _logins(auth: Auth) -> Iterator[str]:
         yield f"ID tokens of {auth.oidc.issuer} for {auth.oidc.clientid}"
     if auth.kubernetes:
         yield f"ServiceAccounts' tokens for {auth.kubernetes.audience}"
+
+
+def _database(settings: SQL) -> str:
+    from registry_server.metadata.sql.database import describe, locate
+
+    return describe(locate(settings))
 
 
 def _show(rows: list[tuple[str, str]]) -> None:

@@ -1,10 +1,11 @@
-"""Whether the storage can be written and read: distribution's `health.storagedriver`, behind `/readyz`."""
+"""Whether storage and metadata can be written and read: distribution's `health.storagedriver`, behind `/readyz`."""
 
 import asyncio
 import logging
 from typing import NoReturn
 
 from registry_server.config import StorageCheck
+from registry_server.metadata.contract import Metadata
 from registry_server.storage.contract import Storage, StorageError
 
 logger = logging.getLogger(__name__)
@@ -13,8 +14,9 @@ logger = logging.getLogger(__name__)
 class StorageHealth:
     """The result of the last checks."""
 
-    def __init__(self, storage: Storage, check: StorageCheck) -> None:
+    def __init__(self, storage: Storage, metadata: Metadata, check: StorageCheck) -> None:
         self._storage = storage
+        self._metadata = metadata
         self._check = check
         self._failures = 0
         self._last_error = ""
@@ -38,6 +40,7 @@ class StorageHealth:
         try:
             async with asyncio.timeout(timeout):
                 await self._storage.check()
+                await self._metadata.check()
         except (StorageError, TimeoutError) as error:
             self._failures += 1
             self._last_error = str(error) or f"no answer within {timeout:g} s"

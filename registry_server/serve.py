@@ -42,9 +42,10 @@ from registry_server.http.handlers import Handlers
 from registry_server.http.security import Security
 from registry_server.http.token import TokenEndpoint
 from registry_server.log import AccessLog
-from registry_server.metadata.layout import LayoutMetadata
+from registry_server.metadata.drivers import open_metadata, prepare
 from registry_server.metrics import Metrics
 from registry_server.registry import Registry
+from registry_server.registry.manifest import understand
 from registry_server.storage import open_storage, preparation
 from registry_server.storage.contract import StorageError, StorageRefused
 
@@ -109,6 +110,7 @@ def check(config: Config) -> None:
         raise ConfigError(f"storage.{config.storage.driver}: needs obstore: pip install 'regatta[objectstore]'")
     elif not config.storage.maintenance.readonly.enabled:
         _check_bucket(config.storage)
+    prepare(config.metadata)
     _certificate(config)
     Logins.from_config(config, secrets.token_bytes(32)).authenticator.close()
 
@@ -223,7 +225,8 @@ class Worker:
         self._index = index
         self._metrics = Metrics(shared.metrics_directory)
         self._storage = open_storage(config.storage, observe=self._metrics.storage)
-        self._health = StorageHealth(self._storage, config.health.storagedriver)
+        self._metadata = open_metadata(config.metadata, self._storage, understand)
+        self._health = StorageHealth(self._storage, self._metadata, config.health.storagedriver)
         self._logins = Logins.from_config(config, shared.token_key)
         self._followed = FollowedConfig(shared.config_file, os.environ, config)
         self._followed.reload_if_changed()  # it may have changed since the first process read it
@@ -232,7 +235,7 @@ class Worker:
             if config.log.accesslog.disabled
             else AccessLog(formatter=config.log.formatter, fields=config.log.fields)
         )
-        self._registry = Registry.over(self._storage, LayoutMetadata(self._storage), sparse=config.manifests.sparse)
+        self._registry = Registry.over(self._storage, self._metadata, sparse=config.manifests.sparse)
         self._app = self._build_app()
         self._certificate = _certificate(config)
         self._retired: dict[Listener, asyncio.Task[None]] = {}
@@ -251,6 +254,7 @@ class Worker:
         await self._logins.close()
         for task in background:
             task.cancel()
+        await self._metadata.close()
         self._publish()
 
     def _build_app(self) -> App:

@@ -6,7 +6,12 @@ from collections import Counter
 
 import pytest
 
-pytest_plugins = ["tests.fixtures.tools", "tests.fixtures.kubernetes", "tests.fixtures.docker"]
+pytest_plugins = [
+    "tests.fixtures.tools",
+    "tests.fixtures.databases",
+    "tests.fixtures.kubernetes",
+    "tests.fixtures.docker",
+]
 
 
 def pytest_configure() -> None:

@@ -92,13 +92,18 @@ def _read(path: Path) -> tuple[Value, list[str]]:
     return root, warnings
 
 
-_NEVER_DROPPED: tuple[Keys, ...] = (*(("storage", name) for name in DRIVERS), ("auth", "htpasswd"), ("access",))
+_NEVER_DROPPED: tuple[Keys, ...] = (
+    *(("storage", name) for name in DRIVERS),
+    ("metadata", "sql"),
+    ("auth", "htpasswd"),
+    ("access",),
+)
 """Blocks that say something even when nothing is in them: a driver, or a guard that must not be taken away unseen."""
 
 
 def _expand_names(root: Value) -> None:
     """Gives `storage: filesystem`, which names a kind alone, and blocks left empty their empty settings."""
-    for block in ("storage", "auth"):
+    for block in ("storage", "metadata", "auth"):
         value = root.find((block,))
         if value is not None and isinstance(value.data, str):
             value.data = {value.data: Value({}, value.place)}
@@ -224,6 +229,8 @@ def _missing_files(config: Config, root: Value) -> Iterator[str]:
         needed.append((("storage", "gcs", "keyfile"), gcs.keyfile, hint))
     for keys, path in _trusted_files(config):
         needed.append((keys, path, "give the path of a file"))
+    if (sql := config.metadata.sql) and sql.urlfile:
+        needed.append((("metadata", "sql", "urlfile"), sql.urlfile, "give the path of a file that holds a URL"))
     for keys, path, hint in needed:
         try:
             with path.open("rb") as file:

@@ -1,6 +1,7 @@
-"""The server's configuration as types: distribution's `config.yml`, version 0.1, and Regatta's own top-level `access`.
+"""The server's configuration as types: distribution's `config.yml`, version 0.1, and Regatta's own top-level blocks.
 
-Field names are the file's keys. What distribution knows beyond them is in `distribution.py`.
+Those are `metadata`, `access` and `manifests`. Field names are the file's keys. What distribution knows beyond them is
+in `distribution.py`.
 """
 
 import re
@@ -112,6 +113,82 @@ class Storage(Section):
             raise ValueError("has no driver; add filesystem: {rootdirectory: /var/lib/registry}, or s3, gcs or azure")
         if len(given) > 1:
             raise ValueError(f"has {len(given)} drivers, {' and '.join(given)}; keep the one that holds the content")
+        return self
+
+
+class Layout(Section):
+    """Link files beside the blobs, as distribution keeps them."""
+
+
+_DATABASES = ("sqlite", "postgresql", "postgres", "mysql", "mariadb")
+
+
+def database_url(url: str) -> str:
+    """Checks the URL of a database. Raises ValueError, whose text has no part of it: it may hold a password."""
+    scheme, separator, _ = url.partition("://")
+    if not separator or scheme not in _DATABASES:
+        raise ValueError(f"must begin with one of {', '.join(f'{name}://' for name in _DATABASES)}")
+    if scheme == "sqlite":
+        if not url.startswith("sqlite:////"):
+            raise ValueError("must have an absolute path, for example sqlite:////var/lib/registry/metadata.db")
+    elif not _names_a_database(url):
+        raise ValueError(
+            f"must be like {scheme}://USER:PASSWORD@HOST:PORT/DATABASE; write special characters of a password as %XX"
+        )
+    return url
+
+
+def _names_a_database(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.path.strip("/")) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _secret_database_url(url: SecretStr) -> SecretStr:
+    database_url(url.get_secret_value())
+    return url
+
+
+class SQL(Section):
+    """A database: its `url`, or a file with nothing else in it that is read again for each new connection.
+
+    `poolsize` bounds a worker's connections, half of them for writing; `timeout` how long anything may wait for
+    the database. `migrate: manual` leaves the schema to `registry-server metadata migrate`.
+    """
+
+    url: (
+        Annotated[
+            SecretStr,
+            AsText,
+            AfterValidator(_secret_database_url),
+            PlainSerializer(SecretStr.get_secret_value, when_used="json"),
+        ]
+        | None
+    ) = None
+    urlfile: FilePath | None = None
+    poolsize: Annotated[Int, Field(ge=2)] = 8
+    timeout: Annotated[Duration, Field(gt=timedelta(0))] = timedelta(seconds=10)
+    migrate: Literal["auto", "manual"] = "auto"
+
+    @model_validator(mode="after")
+    def _url_or_file(self) -> Self:
+        if (self.url is None) == (self.urlfile is None):
+            raise ValueError("needs either url, such as sqlite:////var/lib/registry/metadata.db, or urlfile")
+        return self
+
+
+class Metadata(Section):
+    """Where it is kept which repository holds what under which tag: exactly one driver."""
+
+    layout: Layout | None = None
+    sql: SQL | None = None
+
+    @model_validator(mode="after")
+    def _one_driver(self) -> Self:
+        if self.layout is not None and self.sql is not None:
+            raise ValueError("has two drivers; keep layout or sql")
         return self
 
 
@@ -478,6 +555,7 @@ class Config(Section):
     ]
     log: Log = Log()
     storage: Storage
+    metadata: Metadata = Metadata()
     http: HTTP = HTTP()
     auth: Auth = Auth()
     health: Health = Health()

@@ -4,78 +4,156 @@ Paths and the order of writes are those of distribution's `registry/storage/path
 server can take over a volume from the other.
 """
 
+from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
+from registry_server.metadata.contract import Descriptor, Holdings, LinkedBlob, LinkedManifest, Tagged
 from registry_server.parallel import in_parallel
 from registry_server.reference import ALGORITHMS, Digest, InvalidDigest, is_repository, is_tag
 from registry_server.storage.contract import Storage
 
 KEPT_TAG_LISTS: Final = 1024
 """Repositories whose sorted tags a process keeps while their folder does not change."""
+KEPT_REFERRERS: Final = 256
+"""Repositories whose referrers a process keeps while their folder of manifests does not change."""
+
+
+Understand = Callable[[Digest, bytes], LinkedManifest]
+"""What a manifest's content says, given the digest it is linked by."""
 
 
 class LayoutMetadata:
-    """The metadata contract on link files."""
+    """The metadata contract on link files.
 
-    def __init__(self, storage: Storage) -> None:
+    Referrers are derived from the manifests themselves, so no index can disagree with them; what was derived is kept as
+    long as the repository's manifests stay the same.
+    """
+
+    def __init__(self, storage: Storage, understand: Understand) -> None:
         self._storage = storage
+        self._understand = understand
         self._tag_lists: OrderedDict[str, tuple[object, list[str]]] = OrderedDict()
+        self._referrers: OrderedDict[str, _Derived] = OrderedDict()
 
-    async def link_blob(self, repository: str, digest: Digest, *, aliases: Sequence[Digest] = ()) -> None:
-        content = str(digest).encode()
-        await self._storage.write(*((_layer(repository, name), content) for name in (digest, *aliases)))
+    async def link_blobs(self, repository: str, blobs: Sequence[LinkedBlob]) -> None:
+        await self._storage.write(
+            *(
+                (_layer(repository, name), str(blob.content).encode())
+                for blob in blobs
+                for name in (blob.content, *blob.aliases)
+            )
+        )
 
     async def linked_blob(self, repository: str, digest: Digest) -> Digest | None:
         return _target(await self._storage.read(_layer(repository, digest)))
 
+    async def linked_blobs(self, repository: str, digests: Sequence[Digest]) -> Mapping[Digest, Digest]:
+        found = await in_parallel(lambda digest: self.linked_blob(repository, digest), digests)
+        return {digest: content for digest, content in zip(digests, found, strict=True) if content is not None}
+
     async def unlink_blob(self, repository: str, digest: Digest) -> bool:
         return await self._storage.remove(_folder(_layer(repository, digest)))
 
-    async def candidates(self) -> Sequence[str]:
-        return await self._storage.walk("repositories", until="_layers")
+    async def holder(self, digest: Digest, *, visible: Callable[[str], bool]) -> str | None:
+        candidates = list(filter(visible, await self._storage.walk("repositories", until="_layers")))
+        found = await self._storage.first_existing([_layer(name, digest) for name in candidates])
+        return None if found is None else candidates[found]
 
-    async def holder(self, digest: Digest, *, among: Sequence[str]) -> str | None:
-        found = await self._storage.first_existing([_layer(repository, digest) for repository in among])
-        return None if found is None else among[found]
-
-    async def link_manifest(self, repository: str, digest: Digest, content: Digest, *, tags: Sequence[str]) -> None:
-        writes = [(_revision(repository, digest), str(content).encode())]
-        for tag in tags:
+    async def link_manifests(
+        self, repository: str, manifests: Sequence[LinkedManifest], *, tags: Mapping[str, Digest]
+    ) -> None:
+        writes = [(_revision(repository, one.digest), str(one.content).encode()) for one in manifests]
+        for tag, digest in tags.items():
             link = str(digest).encode()
             writes += [(_tag_index(repository, tag, digest), link), (_tag_current(repository, tag), link)]
         await self._storage.write(*writes)
 
-    async def claim_tag(self, repository: str, tag: str, digest: Digest) -> Digest:
+    async def claim_tag(self, repository: str, tag: str, digest: Digest) -> Tagged | None:
         current, link = _tag_current(repository, tag), str(digest).encode()
         await self._storage.write((_tag_index(repository, tag, digest), link))
-        if not await self._storage.create(current, link):
-            if (standing := await self.tagged(repository, tag)) is not None:
-                return standing
-            await self._storage.write((current, link))  # a link that holds no digest claims nothing
-        return digest
+        if not await self._storage.create(current, link) and await self.tagged(repository, tag) is None:
+            await self._storage.write((current, link))  # a link that leads nowhere claims nothing
+        return await self.tagged(repository, tag)
 
     async def linked_manifest(self, repository: str, digest: Digest) -> Digest | None:
         return _target(await self._storage.read(_revision(repository, digest)))
 
+    async def linked_manifests(self, repository: str, digests: Sequence[Digest]) -> Mapping[Digest, Digest]:
+        found = await in_parallel(lambda digest: self.linked_manifest(repository, digest), digests)
+        return {digest: content for digest, content in zip(digests, found, strict=True) if content is not None}
+
     async def unlink_manifest(self, repository: str, digest: Digest) -> bool:
         if await self.linked_manifest(repository, digest) is None:
             return False
-        tags = await self.tags(repository) or ()
-        targets = await in_parallel(lambda tag: self.tagged(repository, tag), tags)
+        tags = await self._tags(repository) or ()
+        targets = await in_parallel(lambda tag: self._tagged(repository, tag), tags)
         for tag, target in zip(tags, targets, strict=True):
             if target == digest:
                 await self.untag(repository, tag)
         return await self._storage.remove(_folder(_revision(repository, digest)))
 
-    async def tagged(self, repository: str, tag: str) -> Digest | None:
-        return _target(await self._storage.read(_tag_current(repository, tag)))
+    async def tagged(self, repository: str, tag: str) -> Tagged | None:
+        digest = await self._tagged(repository, tag)
+        content = None if digest is None else await self.linked_manifest(repository, digest)
+        return None if digest is None or content is None else Tagged(digest, content)
 
     async def untag(self, repository: str, tag: str) -> bool:
         return await self._storage.remove(f"{_tags(repository)}/{tag}")
 
-    async def tags(self, repository: str) -> Sequence[str] | None:
+    async def tags(self, repository: str, *, after: str, limit: int) -> Sequence[str] | None:
+        tags = await self._tags(repository)
+        if tags is None:
+            return None
+        start = bisect_right(tags, after)
+        return tags[start : start + limit]
+
+    async def referrers(self, repository: str, subject: Digest) -> Sequence[Descriptor]:
+        version, digests = await self._revisions(repository)
+        kept = self._referrers.get(repository)
+        if kept is not None and kept.version == version and not await self._any_readable(repository, kept.unreadable):
+            self._referrers.move_to_end(repository)
+            return kept.index.get(subject, ())
+        derived = await self._derive(repository, version, digests)
+        self._referrers[repository] = derived
+        if len(self._referrers) > KEPT_REFERRERS:
+            self._referrers.popitem(last=False)
+        return derived.index.get(subject, ())
+
+    async def repositories(self, *, after: str, batch: int) -> AsyncGenerator[Sequence[str]]:  # noqa: ARG002 (one walk finds all)
+        names = await self._storage.walk("repositories", until="_manifests")
+        yield [name for name in names[bisect_right(names, after) :] if is_repository(name)]
+
+    async def everything(self) -> AsyncGenerator[str]:
+        names = set(await self._storage.walk("repositories", until="_layers"))
+        names.update(await self._storage.walk("repositories", until="_manifests"))
+        for name in sorted(filter(is_repository, names)):
+            yield name
+
+    async def holdings(self, repository: str) -> Holdings:
+        blobs = await self.linked_blobs(repository, await self._digests(f"repositories/{repository}/_layers"))
+        _, revisions = await self._revisions(repository)
+        tags = await self._tags(repository) or ()
+        targets = await in_parallel(lambda tag: self.tagged(repository, tag), tags)
+        return Holdings(
+            blobs=blobs,
+            manifests=await self.linked_manifests(repository, revisions),
+            tags={tag: target.digest for tag, target in zip(tags, targets, strict=True) if target is not None},
+        )
+
+    async def check(self) -> None:
+        """Link files are the storage's, which has a check of its own."""
+
+    async def close(self) -> None:
+        """There is nothing to let go of."""
+
+    async def _tagged(self, repository: str, tag: str) -> Digest | None:
+        return _target(await self._storage.read(_tag_current(repository, tag)))
+
+    async def _tags(self, repository: str) -> list[str] | None:
+        """All tags in ASCII order; None for a repository that does not exist."""
         folder = _tags(repository)
         version = await self._storage.version(folder)
         kept = self._tag_lists.get(repository)
@@ -92,20 +170,65 @@ class LayoutMetadata:
                 self._tag_lists.popitem(last=False)
         return tags
 
-    async def manifests(self, repository: str) -> tuple[object | None, list[Digest]]:
-        folders = {algorithm: f"{_manifests(repository)}/revisions/{algorithm}" for algorithm in ALGORITHMS}
-        versions = [await self._storage.version(folder) for folder in folders.values()]
-        digests = [
-            digest
-            for algorithm, folder in folders.items()
-            for name in await self._storage.names(folder)
-            if (digest := _parse(f"{algorithm}:{name}")) is not None
-        ]
+    async def _revisions(self, repository: str) -> tuple[object, list[Digest]]:
+        """The digests of all manifests, with a token that changes with them."""
+        folder = f"{_manifests(repository)}/revisions"
+        versions = [await self._storage.version(f"{folder}/{algorithm}") for algorithm in ALGORITHMS]
+        digests = await self._digests(folder)
         # Where folders have no version, the digests are one: what they name never changes.
         return (frozenset(digests) if None in versions else tuple(versions)), digests
 
-    async def repositories(self) -> Sequence[str]:
-        return [name for name in await self._storage.walk("repositories", until="_manifests") if is_repository(name)]
+    async def _digests(self, folder: str) -> list[Digest]:
+        return [
+            digest
+            for algorithm in ALGORITHMS
+            for name in await self._storage.names(f"{folder}/{algorithm}")
+            if (digest := _parse(f"{algorithm}:{name}")) is not None
+        ]
+
+    async def _derive(self, repository: str, version: object, digests: list[Digest]) -> "_Derived":
+        """What manifests say never changes, so only those are read that were not there before."""
+        before = self._referrers.get(repository)
+        said = {} if before is None else before.said
+        new = [digest for digest in digests if digest not in said]
+        manifests = dict(zip(new, await in_parallel(lambda digest: self._read(repository, digest), new), strict=True))
+        said = said | {digest: _said(manifest) for digest, manifest in manifests.items() if manifest is not None}
+        said = {digest: said[digest] for digest in sorted(digests) if digest in said}
+        index: dict[Digest, list[Descriptor]] = {}
+        for subject, descriptor in filter(None, said.values()):
+            index.setdefault(subject, []).append(descriptor)
+        unreadable = tuple(digest for digest, manifest in manifests.items() if manifest is None)
+        return _Derived(version, said, index, unreadable)
+
+    async def _any_readable(self, repository: str, digests: tuple[Digest, ...]) -> bool:
+        for digest in digests:
+            if await self._read(repository, digest) is not None:
+                return True
+        return False
+
+    async def _read(self, repository: str, digest: Digest) -> LinkedManifest | None:
+        content = await self.linked_manifest(repository, digest)
+        text = None if content is None else await self._storage.read_blob(content)
+        return None if text is None or Digest.of(text) != content else self._understand(digest, text)
+
+
+_Said = tuple[Digest, Descriptor] | None
+"""A manifest's subject, and how it is shown in the list of its referrers; None for one without a subject."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Derived:
+    """The referrers of a repository as they were when its manifests had this version."""
+
+    version: object
+    said: dict[Digest, _Said]
+    index: dict[Digest, list[Descriptor]]
+    unreadable: tuple[Digest, ...]
+    """Manifests that a crash or a damaged disk left without content. Pushed again, they don't change the version."""
+
+
+def _said(manifest: LinkedManifest) -> _Said:
+    return None if manifest.subject is None else (manifest.subject, manifest.descriptor)
 
 
 def _manifests(repository: str) -> str:

@@ -23,11 +23,10 @@ class Registry:
 
     @classmethod
     def over(cls, storage: Storage, metadata: Metadata, *, sparse: Sparse) -> "Registry":
-        manifests = Manifests(storage, metadata, sparse)
         return cls(
             blobs=Blobs(storage, metadata),
             uploads=Uploads(storage, metadata),
-            manifests=manifests,
-            referrers=Referrers(manifests, metadata),
+            manifests=Manifests(storage, metadata, sparse),
+            referrers=Referrers(metadata),
             lists=Lists(metadata),
         )

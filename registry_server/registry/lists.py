@@ -1,7 +1,7 @@
 """Lists of tags and of repositories, a page at a time."""
 
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,18 +31,24 @@ class Lists:
 
     async def tags(self, repository: str, *, count: int | None, after: str) -> Page:
         """At most `count` tags that come after `after`, which need not exist. Raises NameUnknown."""
-        tags = await self._metadata.tags(repository)
+        limit = MAX_TAGS if count is None else min(count, MAX_TAGS)
+        tags = await self._metadata.tags(repository, after=after, limit=limit + 1)
         if tags is None:
             raise NameUnknown(detail={"name": repository})
-        return _page(tags, MAX_TAGS if count is None else min(count, MAX_TAGS), after)
+        return _page(tags, limit)
 
     async def repositories(self, *, count: int | None, after: str, visible: Callable[[str], bool]) -> Page:
         """At most `count` repositories that come after `after` and that the asker may see."""
-        repositories = [name for name in await self._metadata.repositories() if visible(name)]
-        return _page(repositories, MAX_REPOSITORIES if count is None else min(count, MAX_REPOSITORIES), after)
+        limit = MAX_REPOSITORIES if count is None else min(count, MAX_REPOSITORIES)
+        found: list[str] = []
+        async with aclosing(self._metadata.repositories(after=after, batch=limit + 1)) as batches:
+            async for batch in batches:
+                found += filter(visible, batch)
+                if len(found) > limit:
+                    break
+        return _page(found, limit)
 
 
-def _page(entries: Sequence[str], count: int, after: str) -> Page:
-    start = bisect_right(entries, after) if after else 0
-    page = entries[start : start + count]
-    return Page(page, more=count > 0 and start + count < len(entries))
+def _page(entries: Sequence[str], limit: int) -> Page:
+    """The first `limit` of entries, of which there are more if more follow."""
+    return Page(entries[:limit], more=0 < limit < len(entries))

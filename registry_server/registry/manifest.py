@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
+from registry_server.metadata.contract import Descriptor, LinkedManifest
 from registry_server.reference import Digest, InvalidDigest
 from registry_server.registry.errors import ManifestInvalid
 
@@ -101,14 +102,17 @@ class Manifest:
             annotations=_annotations(document),
         )
 
-    def descriptor(self, digest: Digest) -> dict[str, Any]:
-        """How a list of referrers shows this manifest."""
-        descriptor: dict[str, Any] = {"mediaType": self.media_type, "digest": str(digest), "size": len(self.content)}
-        if self.artifact_type is not None:
-            descriptor["artifactType"] = self.artifact_type
-        if self.annotations:
-            descriptor["annotations"] = self.annotations
-        return descriptor
+    def linked(self, digest: Digest, content: Digest) -> LinkedManifest:
+        """What metadata keeps of this manifest: pushed by `digest`, `content` its canonical one."""
+        descriptor = Descriptor(
+            digest, self.media_type, len(self.content), self.artifact_type, annotations=self.annotations or {}
+        )
+        return LinkedManifest(descriptor, content, self.blobs, self.manifests, self.subject)
+
+
+def understand(digest: Digest, content: bytes) -> LinkedManifest:
+    """What metadata keeps of a manifest that is in storage, linked by `digest`."""
+    return Manifest.stored(content).linked(digest, Digest.of(content))
 
 
 def _load(content: bytes) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
-from registry_server.metadata.contract import Metadata
+from registry_server.metadata.contract import Metadata, Tagged
 from registry_server.parallel import in_parallel
 from registry_server.reference import CANONICAL, Digest
 from registry_server.registry.errors import Denied, DigestInvalid, ManifestBlobUnknown, ManifestUnknown
@@ -25,6 +25,9 @@ KEPT_SIZE: Final = 256 << 10
 Sparse = Literal["none", "indexes", "all"]
 """Which manifests may be pushed although something they list is not in the repository."""
 
+TAGS_AT_ONCE: Final = 1000
+"""Tags looked at together before a manifest is deleted."""
+
 
 class Manifests:
     """What repositories hold by tag and by manifest digest."""
@@ -40,10 +43,11 @@ class Manifests:
 
     async def by_tag(self, repository: str, tag: str) -> tuple[Digest, Manifest]:
         """Raises ManifestUnknown."""
-        digest = await self._metadata.tagged(repository, tag)
-        if digest is None:
+        tagged = await self._metadata.tagged(repository, tag)
+        manifest = None if tagged is None else await self._read(tagged.content)
+        if tagged is None or manifest is None:
             raise ManifestUnknown(detail={"tag": tag})
-        return digest, await self.by_digest(repository, digest)
+        return tagged.digest, manifest
 
     async def by_digest(self, repository: str, digest: Digest) -> Manifest:
         """Raises ManifestUnknown."""
@@ -66,20 +70,18 @@ class Manifests:
         await self._check_references(repository, manifest)
         claimed = [tag for tag in tags if self._is_immutable(repository, tag)]
         for tag in claimed:
-            await self._check_standing(repository, tag, await self._metadata.tagged(repository, tag), content)
+            _check_standing(tag, await self._metadata.tagged(repository, tag), content)
         await self._storage.write_blob(content, manifest.content)
-        movable = [tag for tag in tags if tag not in claimed]
-        await self._metadata.link_manifest(repository, digest, content, tags=movable)
+        linked = manifest.linked(digest, content)
+        movable = dict.fromkeys((tag for tag in tags if tag not in claimed), digest)
+        await self._metadata.link_manifests(repository, [linked], tags=movable)
         for tag in claimed:
-            standing = await self._metadata.claim_tag(repository, tag, digest)
-            await self._check_standing(repository, tag, standing, content)
+            _check_standing(tag, await self._metadata.claim_tag(repository, tag, digest), content)
 
     async def delete(self, repository: str, digest: Digest) -> None:
         """Take a manifest, and the tags that point to it, from the repository. Raises ManifestUnknown, Denied."""
         if self.immutable is not None:
-            for tag in await self._metadata.tags(repository) or ():
-                if self._is_immutable(repository, tag) and await self._metadata.tagged(repository, tag) == digest:
-                    raise _immutable(tag)
+            await self._check_untagged(repository, digest)
         if not await self._metadata.unlink_manifest(repository, digest):
             raise ManifestUnknown(detail={"digest": str(digest)})
 
@@ -90,31 +92,33 @@ class Manifests:
         if not await self._metadata.untag(repository, tag):
             raise ManifestUnknown(detail={"tag": tag})
 
+    async def _check_untagged(self, repository: str, digest: Digest) -> None:
+        """Raises Denied where an immutable tag points to a manifest."""
+        after = ""
+        while names := await self._metadata.tags(repository, after=after, limit=TAGS_AT_ONCE):
+            for tag in names:
+                if self._is_immutable(repository, tag):
+                    standing = await self._metadata.tagged(repository, tag)
+                    if standing is not None and standing.digest == digest:
+                        raise _immutable(tag)
+            after = names[-1]
+
     def _is_immutable(self, repository: str, tag: str) -> bool:
         return self.immutable is not None and self.immutable(repository, tag)
 
-    async def _check_standing(self, repository: str, tag: str, standing: Digest | None, content: Digest) -> None:
-        """Raises Denied where an immutable tag points to another manifest."""
-        if standing is None or standing == content:
-            return
-        if await self._metadata.linked_manifest(repository, standing) != content:
-            raise _immutable(tag)
-
     async def _check_references(self, repository: str, manifest: Manifest) -> None:
-        missing: list[str] = []
-        if self._sparse != "all":
-            found = await in_parallel(lambda blob: self._has_blob(repository, blob), manifest.blobs)
-            missing += [str(blob) for blob, has in zip(manifest.blobs, found, strict=True) if not has]
-        if self._sparse == "none":
-            links = await in_parallel(
-                lambda child: self._metadata.linked_manifest(repository, child), manifest.manifests
-            )
-            missing += [str(child) for child, link in zip(manifest.manifests, links, strict=True) if link is None]
+        missing: list[Digest] = []
+        if self._sparse != "all" and manifest.blobs:
+            held = await self._metadata.linked_blobs(repository, manifest.blobs)
+            stored = await in_parallel(lambda blob: self._is_stored(held.get(blob)), manifest.blobs)
+            missing += [blob for blob, is_stored in zip(manifest.blobs, stored, strict=True) if not is_stored]
+        if self._sparse == "none" and manifest.manifests:
+            children = await self._metadata.linked_manifests(repository, manifest.manifests)
+            missing += [child for child in manifest.manifests if child not in children]
         if missing:
-            raise ManifestBlobUnknown(detail=[{"digest": digest} for digest in missing])
+            raise ManifestBlobUnknown(detail=[{"digest": str(digest)} for digest in missing])
 
-    async def _has_blob(self, repository: str, digest: Digest) -> bool:
-        content = await self._metadata.linked_blob(repository, digest)
+    async def _is_stored(self, content: Digest | None) -> bool:
         return content is not None and await self._storage.blob(content) is not None
 
     async def _read(self, digest: Digest) -> Manifest | None:
@@ -144,3 +148,9 @@ class Manifests:
 
 def _immutable(tag: str) -> Denied:
     return Denied(f"tag {tag} is immutable: it stays what it is; push another tag", {"tag": tag})
+
+
+def _check_standing(tag: str, standing: Tagged | None, content: Digest) -> None:
+    """Raises Denied where an immutable tag points to another manifest."""
+    if standing is not None and standing.content != content:
+        raise _immutable(tag)

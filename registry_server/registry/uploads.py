@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, aclosing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from registry_server.metadata.contract import Metadata
+from registry_server.metadata.contract import LinkedBlob, Metadata
 from registry_server.reference import CANONICAL, Digest
 from registry_server.registry.errors import (
     BlobUploadInvalid,
@@ -58,12 +58,17 @@ class Uploads:
 
         It is taken only from where the asker may read; zot PR #4166 tells of the leak otherwise.
         """
-        candidates = await self._metadata.candidates() if source is None else [source]
-        source = await self._metadata.holder(digest, among=[name for name in candidates if visible(name)])
-        content = None if source is None else await self._metadata.linked_blob(source, digest)
-        if content is None or await self._storage.blob(content) is None:
+        if source is None:
+            if digest.algorithm == CANONICAL and await self._storage.blob(digest) is None:
+                return False  # known nowhere: spares the search
+            source = await self._metadata.holder(digest, visible=visible)
+        elif not visible(source):
             return False
-        await self._metadata.link_blob(repository, content, aliases=_aliases(digest))
+        content = None if source is None else await self._metadata.linked_blob(source, digest)
+        blob = None if content is None else await self._storage.blob(content)
+        if content is None or blob is None:
+            return False
+        await self._metadata.link_blobs(repository, [LinkedBlob(content, blob.size, _aliases(digest))])
         return True
 
     async def offset(self, repository: str, upload_id: str) -> int:
@@ -94,8 +99,9 @@ class Uploads:
             if found != digest:
                 await upload.cancel()
                 raise DigestInvalid(detail={"digest": str(digest), "found": str(found)})
+            size = upload.offset
             await upload.commit()
-            await self._metadata.link_blob(repository, content, aliases=_aliases(digest))
+            await self._metadata.link_blobs(repository, [LinkedBlob(content, size, _aliases(digest))])
 
     async def cancel(self, repository: str, upload_id: str) -> None:
         """Drop a session. Raises BlobUploadUnknown, TooManyRequests."""

@@ -28,7 +28,8 @@ class Helm:
     def __call__(self, *words: str | Path, values: Json | None = None) -> str:
         """Runs it and returns its stdout; raises CommandFailed with its stderr."""
         given = () if values is None else ("--values=-",)
-        return run(self._program, *words, *given, env=self._env, input=None if values is None else json.dumps(values))
+        text = None if values is None else json.dumps(values)
+        return run(self._program, *words, *given, env=self._env, input=text, timeout=300)
 
     def template(self, values: Json | None = None, *, namespace: str = "default", chart: Path = CHART) -> list[Json]:
         """The objects that the chart makes of these values, hooks among them."""

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
+from tests.server.conftest import METADATA, metadata_settings
 from tests.server.live import LiveRegistry, serving
 
 
@@ -48,9 +49,12 @@ def test_the_released_specification_in_full(conformance: Path, tmp_path: Path) -
         _assert_conforms(conformance, registry, RELEASED)
 
 
-def test_the_draft_of_the_next_one_with_sparse_manifests(conformance: Path, tmp_path: Path) -> None:
-    """Over TLS with a login."""
-    settings = {"manifests": {"sparse": "all"}}
+@pytest.mark.parametrize("driver", METADATA)
+def test_the_draft_of_the_next_one_with_sparse_manifests(
+    driver: str, request: pytest.FixtureRequest, conformance: Path, tmp_path: Path
+) -> None:
+    """Over TLS with a login, on each metadata driver."""
+    settings = {"manifests": {"sparse": "all"}, **metadata_settings(driver, request, tmp_path)}
     with serving(tmp_path, settings, users={"ci": "secret"}, tls=True, workers=2) as registry:
         _assert_conforms(conformance, registry, DRAFT)
 

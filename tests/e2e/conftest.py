@@ -1,20 +1,23 @@
-"""The cluster that end-to-end tests run in, and what they leave when one fails.
+"""The cluster that end-to-end tests run in, the product in it, and what they leave when one fails.
 
-They run only when asked for, by `pytest tests/e2e`: a first run builds Kubernetes. REGATTA_E2E_CLUSTER=N takes the
-cluster N that `python -m tests.e2e.cluster up` keeps, instead of one for the run. A failure's logs go to a folder in
-REGATTA_E2E_LOGS, else in the folder for temporary files.
+They run only when asked for, by `pytest tests/e2e`: a first run builds Kubernetes. REGATTA_E2E_CLUSTER says which
+cluster (see `cluster/ways.py`). A failure's logs go to a folder in REGATTA_E2E_LOGS, else in the folder for temporary
+files.
 """
 
 import os
 import re
 import tempfile
-from collections.abc import Generator, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.cluster import ClusterError, LocalCluster
+from tests.chart.charts import Helm
+from tests.e2e.cluster import Cluster, Unsupported, ways
+from tests.e2e.harness.namespaces import Namespace
+from tests.e2e.harness.product import PREVIOUS, Product, Release, load_product
 from tests.fixtures.images import Programs, make_docker_archive
 from tests.fixtures.processes import run
 from tests.fixtures.tools import Need, unavailable
@@ -22,6 +25,7 @@ from tests.toolchain import Unavailable
 from tests.toolchain.catalog import ARCH
 
 _HERE = Path(__file__).parent
+_TIMEOUT = 1800  # seconds, for a test with what it makes first
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -30,42 +34,139 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return None if any(path.is_relative_to(_HERE) for path in asked) else True
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps the tests of the one cluster together in one process, and has the first wait for what is built."""
+    for item in items:
+        if item.path.is_relative_to(_HERE):
+            own = item.path.is_relative_to(_HERE / "images")
+            item.add_marker(pytest.mark.xdist_group("images" if own else "cluster"))
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(_TIMEOUT))
+
+
 @pytest.fixture(scope="session")
-def cluster(pytestconfig: pytest.Config) -> Iterator[LocalCluster]:
-    """A real Kubernetes with one node; started for the first test that asks, gone after the last."""
+def shown(pytestconfig: pytest.Config) -> Callable[[], AbstractContextManager[object]]:
+    """While the block runs, whoever waits sees what is printed: a first run builds for minutes."""
     capture = pytestconfig.pluginmanager.getplugin("capturemanager")
-    kept = os.environ.get("REGATTA_E2E_CLUSTER")
+    return capture.global_and_fixture_disabled if capture else nullcontext
+
+
+@pytest.fixture(scope="session")
+def cluster(shown: Callable[[], AbstractContextManager[object]]) -> Iterator[Cluster]:
+    """A real Kubernetes; started for the first test that asks, gone after the last."""
     try:
-        # A first start builds Kubernetes; whoever waits sees its progress.
-        with capture.global_and_fixture_disabled() if capture else nullcontext():
-            running = LocalCluster.attach(int(kept)) if kept else LocalCluster.start(stay=False)
+        with shown():
+            running = ways.start()
     except Unavailable as failure:
         unavailable(str(failure))
-    except ClusterError as failure:
-        if os.geteuid() != 0:
-            unavailable(str(failure))
-        raise
     try:
         yield running
     finally:
-        if not kept:
-            running.down()
+        running.down()
 
 
 @pytest.fixture(scope="session")
-def busybox_image(cluster: LocalCluster, need: Need, tmp_path_factory: pytest.TempPathFactory) -> str:
+def helm(cluster: Cluster, need: Need, tmp_path_factory: pytest.TempPathFactory) -> Helm:
+    """Helm, as the cluster's administrator."""
+    return Helm(need("helm"), cluster.kubeconfig, tmp_path_factory.mktemp("helm"))
+
+
+@pytest.fixture(scope="session")
+def product(
+    cluster: Cluster,
+    shown: Callable[[], AbstractContextManager[object]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Product:
+    """The version of these sources, with its images in the cluster."""
+    return _loaded(cluster, shown, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def previous(
+    cluster: Cluster,
+    shown: Callable[[], AbstractContextManager[object]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Product:
+    """What stands for the version before, with its images in the cluster; see `harness/product.py`."""
+    return _loaded(cluster, shown, tmp_path_factory, PREVIOUS)
+
+
+def _loaded(
+    cluster: Cluster,
+    shown: Callable[[], AbstractContextManager[object]],
+    tmp_path_factory: pytest.TempPathFactory,
+    number: str | None = None,
+) -> Product:
+    try:
+        with shown():
+            return load_product(cluster, tmp_path_factory.mktemp("product"), number=number)
+    except Unavailable as failure:
+        unavailable(str(failure))
+
+
+@pytest.fixture(scope="module")
+def release(cluster: Cluster, helm: Helm) -> Iterator[Release]:
+    """The operator's release, which a test installs itself; gone after the module."""
+    release = Release(cluster, helm)
+    release.uninstall()
+    yield release
+    release.uninstall()
+
+
+@pytest.fixture(scope="module")
+def operator(release: Release, product: Product) -> Release:
+    """The operator of these sources, at work."""
+    release.install(product)
+    return release
+
+
+@pytest.fixture(scope="module")
+def new_namespace(cluster: Cluster) -> Iterator[Callable[[str], Namespace]]:
+    """Makes namespaces that enforce restricted pods and go with the module."""
+    made: list[str] = []
+
+    def new(prefix: str) -> Namespace:
+        namespace = Namespace.new(cluster, prefix)
+        made.append(namespace.name)
+        return namespace
+
+    yield new
+    if made:
+        cluster.kubectl("delete", "namespace", "--wait=false", "--ignore-not-found", *made)
+
+
+@pytest.fixture(scope="session")
+def busybox_image(cluster: Cluster, need: Need, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The name of an image in the cluster with a shell and the usual commands."""
-    name, program = "kube.local/busybox:1", need("busybox")
+    program = need("busybox")
     links = {f"bin/{applet}": "busybox" for applet in run(program, "--list").split() if applet != "busybox"}
     archive = make_docker_archive(
         tmp_path_factory.mktemp("busybox") / "image.tar",
         [Programs({"bin/busybox": program}, links)],
-        name=name,
+        name="kube.local/busybox:1",
         platform=f"linux/{ARCH}",
         config={"Cmd": ["sh"], "Env": ["PATH=/bin"]},
     )
-    cluster.load_images(archive)
-    return name
+    return cluster.load_images(archive)[0]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    """Ends a test that asks of its cluster what that can't do as one whose tool is missing."""
+    try:
+        yield
+    except Unsupported as failure:
+        unavailable(str(failure))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """As above, in the test itself."""
+    try:
+        yield
+    except Unsupported as failure:
+        unavailable(str(failure))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -73,7 +174,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """Collects the logs of a test that failed, and says in its report where they are."""
     report = yield
     running = getattr(item, "funcargs", {}).get("cluster")
-    if report.failed and isinstance(running, LocalCluster):
+    if report.failed and isinstance(running, Cluster):
         logs = Path(os.environ.get("REGATTA_E2E_LOGS") or Path(tempfile.gettempdir()) / "regatta-e2e")
         name = re.sub(r"[^\w.-]+", "_", item.name)
         folder = logs / f"{name}-{report.when}"

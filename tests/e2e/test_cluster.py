@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import secrets
 import select
 import signal
 import subprocess
@@ -11,7 +10,7 @@ import sys
 import textwrap
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -24,58 +23,22 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from tests.e2e.cluster import ClusterError, LocalCluster
+from tests.e2e.cluster import Cluster, ClusterError, LocalCluster
 from tests.e2e.cluster.layout import State
 from tests.e2e.cluster.node import SYSCTLS
+from tests.e2e.harness.namespaces import RESTRICTED, Namespace, pod_of
 from tests.fixtures.images import Programs, make_docker_archive
 from tests.fixtures.processes import CommandFailed, run, server
 from tests.fixtures.tools import Need
 from tests.toolchain.catalog import ARCH
 
-RESTRICTED = {
-    "allowPrivilegeEscalation": False,
-    "readOnlyRootFilesystem": True,
-    "runAsNonRoot": True,
-    "runAsUser": 1000,
-    "capabilities": {"drop": ["ALL"]},
-    "seccompProfile": {"type": "RuntimeDefault"},
-}
-
-
-class Namespace:
-    """A namespace of the cluster that enforces pod security `restricted`."""
-
-    def __init__(self, cluster: LocalCluster, name: str) -> None:
-        self.cluster = cluster
-        self.name = name
-
-    def kubectl(self, *args: str, input: str | None = None) -> str:  # noqa: A002, as in `run`
-        return self.cluster.kubectl("-n", self.name, *args, input=input)
-
-    def apply(self, *objects: dict[str, Any]) -> None:
-        self.kubectl("apply", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
-
-    def get(self, *args: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.kubectl("get", *args, "-o=json"))
-        return found
-
 
 @pytest.fixture(scope="module")
-def new_namespace(cluster: LocalCluster) -> Iterator[Callable[[str], Namespace]]:
-    """Makes namespaces that go with the module."""
-    made = []
-
-    def new(prefix: str) -> Namespace:
-        name = f"{prefix}-{secrets.token_hex(3)}"
-        cluster.kubectl("create", "namespace", name)
-        made.append(name)
-        cluster.kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
-        cluster.kubectl("wait", "--for=create", "serviceaccount/default", "-n", name)
-        return Namespace(cluster, name)
-
-    yield new
-    if made:
-        cluster.kubectl("delete", "namespace", "--wait=false", *made)
+def cluster(cluster: Cluster) -> LocalCluster:
+    """The one of the run, where that is a local one."""
+    if not isinstance(cluster, LocalCluster):
+        pytest.skip(f"the tests run in {cluster.name}, not in a local cluster")
+    return cluster
 
 
 @pytest.fixture(scope="module")
@@ -114,14 +77,6 @@ def web(cluster: LocalCluster, new_namespace: Callable[[str], Namespace], busybo
     namespace.kubectl("wait", "pod/client", "--for=condition=Ready", "--timeout=60s")
     cluster.await_port(namespace.get("service", "web")["spec"]["clusterIP"], 80)
     return namespace
-
-
-def pod_of(name: str, image: str, *command: str, **spec: object) -> dict[str, Any]:
-    container: dict[str, Any] = {"name": "main", "image": image, "securityContext": RESTRICTED}
-    if command:
-        container["command"] = list(command)
-    spec = {"containers": [container], "terminationGracePeriodSeconds": 0, "restartPolicy": "OnFailure"} | spec
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
 
 
 class TestPods:

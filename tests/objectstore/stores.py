@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from tests.fixtures.processes import free_port, server
 from tests.fixtures.tools import Need
+from tests.server.pki import Pair
 
 STARTED_WITHIN = 150
 """Seconds; Node.js takes many on a busy machine."""
@@ -74,10 +75,13 @@ class Store:
 
 
 @contextmanager
-def store(kind: str, need: Need, folder: Path) -> Iterator[Store]:
-    """An S3, GCS or Azure server on a free port, with an empty bucket."""
+def store(kind: str, need: Need, folder: Path, *, certificate: Pair | None = None) -> Iterator[Store]:
+    """An S3, GCS or Azure server on a free port, with an empty bucket; the first with TLS if it is given a pair."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = {"s3": _versitygw, "gcs": _fake_gcs, "azure": _azurite}[kind](need, folder)
+    if kind == "s3":
+        made = _versitygw(need, folder, certificate)
+    else:
+        made = {"gcs": _fake_gcs, "azure": _azurite}[kind](need, folder)
     made.start()
     try:
         if kind == "azure":
@@ -87,15 +91,17 @@ def store(kind: str, need: Need, folder: Path) -> Iterator[Store]:
         made.stop()
 
 
-def _versitygw(need: Need, folder: Path) -> Store:
+def _versitygw(need: Need, folder: Path, certificate: Pair | None) -> Store:
     port = free_port()
     (folder / "data/registry").mkdir(parents=True)
     credentials = [f"ROOT_ACCESS_KEY={KEY}", f"ROOT_SECRET_KEY={SECRET}"]
     command = ["env", *credentials, need("versitygw"), "--port", f"127.0.0.1:{port}", "--region", "us-east-1"]
+    if certificate is not None:
+        command += ["--cert", certificate.certificate, "--key", certificate.key]
     settings = {
         "bucket": "registry",
         "region": "us-east-1",
-        "regionendpoint": f"http://127.0.0.1:{port}",
+        "regionendpoint": f"{'http' if certificate is None else 'https'}://127.0.0.1:{port}",
         "accesskey": KEY,
         "secretkey": SECRET,
         "forcepathstyle": True,
@@ -110,7 +116,7 @@ def _fake_gcs(need: Need, folder: Path) -> Store:
     (folder / "data/registry").mkdir(parents=True)
     url = f"127.0.0.1:{behind}"
     options = ["-scheme=http", f"-port={behind}", "-host=127.0.0.1", f"-public-host={url}"]
-    place = [f"-external-url=http://{url}", "-backend=filesystem", f"-filesystem-root={folder / 'data'}"]
+    place = [f"-external-url=http://{url}", "-backend=memory", f"-data={folder / 'data'}"]
     gateway = Program([sys.executable, GCS_XML, str(port), f"http://{url}"], port)
     return Store(
         "gcs",

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
 from registry_server.config import Storage as Settings
-from registry_server.metadata.layout import LayoutMetadata
 from registry_server.reference import Digest
 from registry_server.storage import open_storage
 from registry_server.storage.contract import Storage, StorageError, Upload, UploadBusy, UploadGone
@@ -264,15 +264,19 @@ class TestFiles:
 
     def test_a_tag_whose_push_was_interrupted_is_not_on_the_list(self, open_: Open) -> None:
         async def scenario() -> None:
-            metadata, storage = LayoutMetadata(open_()), open_()
+            storage = open_()
             tags = "repositories/app/_manifests/tags"
-            for number in range(3):
-                await metadata.link_manifest("app", Digest.of(b"x"), Digest.of(b"x"), tags=[f"v{number}"])
+            for name in ("v0", "v1", "v2"):
+                links = (f"{tags}/{name}/index/sha256/x/link", LINK), (f"{tags}/{name}/current/link", LINK)
+                await storage.write(*links)
             await storage.write((f"{tags}/half/index/sha256/x/link", LINK))
-            assert await metadata.tags("app") == ["v0", "v1", "v2"]
-            await metadata.untag("app", "v1")
-            assert await metadata.tags("app") == ["v0", "v2"]
-            assert await metadata.tags("other") is None
+            names, complete = await open_().folders(tags, having="current/link")
+            assert sorted(names) == ["v0", "v1", "v2"]
+            assert complete is False
+            await storage.remove(f"{tags}/v1")
+            names, _ = await open_().folders(tags, having="current/link")
+            assert sorted(names) == ["v0", "v2"]
+            assert await storage.folders("repositories/other/_manifests/tags", having="current/link") == ([], ANY)
 
         run(scenario())
 

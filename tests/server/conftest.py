@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -21,10 +22,30 @@ Serve = Callable[..., LiveRegistry]
 _numbers = itertools.count()
 
 
+METADATA = ("layout", "sqlite", "postgresql", "mariadb")
+_ON_EVERY_METADATA_DRIVER = ("test_blobs", "test_manifests", "test_referrers", "test_uploads")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Runs the tests of the protocol that share a registry on each metadata driver."""
+    if "registry" in metafunc.fixturenames and metafunc.module.__name__.endswith(_ON_EVERY_METADATA_DRIVER):
+        metafunc.parametrize("registry", METADATA, indirect=True, scope="session")
+
+
+def metadata_settings(driver: str, request: pytest.FixtureRequest, folder: Path) -> dict[str, Any]:
+    """The block of the configuration that names a metadata driver, with a database that is new."""
+    if driver == "layout":
+        return {}
+    url = f"sqlite:///{folder / 'metadata.db'}" if driver == "sqlite" else request.getfixturevalue(driver).database()
+    return {"metadata": {"sql": {"url": url}}}
+
+
 @pytest.fixture(scope="session")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]:
+def registry(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]:
     """Two workers, no logins, plain HTTP: whatever is not about these is tested here."""
-    with serving(tmp_path_factory.mktemp("registry"), workers=2) as running:
+    folder = tmp_path_factory.mktemp("registry")
+    settings = metadata_settings(getattr(request, "param", "layout"), request, folder)
+    with serving(folder, settings, workers=2) as running:
         yield running
 
 

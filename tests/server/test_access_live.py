@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -74,8 +75,11 @@ class TestImmutableTags:
         assert app.client.delete(f"/v2/{app.name}/manifests/{other}").status_code == 202
         assert app.client.get(f"/v2/{app.name}/manifests/v1").status_code == 200
 
-    def test_of_many_who_push_one_at_once_one_succeeds(self, registry: LiveRegistry) -> None:
+    @pytest.mark.parametrize("metadata", ["layout", "sqlite"])
+    def test_of_many_who_push_one_at_once_one_succeeds(self, serve: Serve, tmp_path: Path, metadata: str) -> None:
         """On several workers, as on several replicas."""
+        kept = {"sql": {"url": f"sqlite:///{tmp_path / 'metadata'}"}} if metadata == "sqlite" else {"layout": {}}
+        registry = serve({"access": {"immutabletags": RULES}, "metadata": kept}, workers=2)
         for round_ in range(10):
             clients = [Repository(registry.client(), f"race/{round_}") for _ in range(6)]
             with ThreadPoolExecutor(len(clients)) as pool:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.server.conftest import Serve
+from tests.server.conftest import METADATA, Serve, metadata_settings
 from tests.server.content import OCI_INDEX, Repository, digest_of, error_codes, index
 from tests.server.live import LiveRegistry, serving
 
@@ -18,10 +18,11 @@ NAMES = sorted([f"team-{number}/app" for number in range(9)] + ["a", "a-b", "a/b
 WORDS = st.sampled_from([*TAGS, *NAMES]) | st.text(max_size=20)
 
 
-@pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]:
+@pytest.fixture(scope="module", params=METADATA)
+def full(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]:
     """A registry with all these repositories, one of which has all these tags."""
-    with serving(tmp_path_factory.mktemp("lists")) as registry:
+    folder = tmp_path_factory.mktemp("lists")
+    with serving(folder, metadata_settings(request.param, request, folder)) as registry:
         client = registry.client()
         for name in NAMES:
             Repository(client, name).push_manifest(index(), "latest", OCI_INDEX)

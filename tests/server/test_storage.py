@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from registry_server.metadata.layout import LayoutMetadata
 from registry_server.reference import Digest
+from registry_server.registry.manifest import understand
 from registry_server.storage.contract import StorageError, StorageFull, UploadBusy, UploadGone
 from registry_server.storage.filesystem import FilesystemStorage
 
@@ -55,17 +57,21 @@ def test_lists_follow_changes_that_are_faster_than_a_file_systems_clock(tmp_path
 
     async def scenario() -> None:
         storage = FilesystemStorage(str(tmp_path))
-        metadata = LayoutMetadata(storage)
+        metadata = LayoutMetadata(storage, understand)
         manifests = Path(storage.root) / "repositories/app/_manifests"
+        subject = {"digest": str(Digest.of(b"")), "size": 1}
         for number in range(300):
-            tag, digest = manifests / f"tags/v{number}/current", manifests / f"revisions/sha256/{number:064}"
-            for folder in (tag, digest):
-                folder.mkdir(parents=True)
-                (folder / "link").write_text(f"sha256:{number:064}")
-            assert len(await metadata.tags("app") or ()) == number + 1
-            version, digests = await metadata.manifests("app")
-            assert len(digests) == number + 1
-            assert version is None  # too young to tell it from the next one
+            content = json.dumps({"manifests": [], "number": number, "subject": subject}).encode()
+            digest = Digest.of(content)
+            for path, text in (
+                (manifests / f"tags/v{number}/current/link", str(digest).encode()),
+                (Path(storage.root) / f"blobs/sha256/{digest.hex[:2]}/{digest.hex}/data", content),
+                (manifests / f"revisions/sha256/{digest.hex}/link", str(digest).encode()),
+            ):
+                path.parent.mkdir(parents=True)
+                path.write_bytes(text)
+            assert len(await metadata.tags("app", after="", limit=1000) or ()) == number + 1
+            assert len(await metadata.referrers("app", Digest.of(b""))) == number + 1
 
     asyncio.run(scenario())
 

@@ -82,6 +82,7 @@ KUBERNETES = "1.36.3"
 ETCD = "3.7.3"
 COREDNS = "1.15.0"
 HELM = "3.22.0"
+KIND = "0.33.0"  # names the image of its node by digest, and so the version of Kubernetes there
 CRANE = "0.22.1"
 DISTRIBUTION = "3.1.2"
 VERSITYGW = "1.8.0"
@@ -197,6 +198,14 @@ TOOLS: dict[str, Tool] = {
         ),
         Tool("azurite-blob", AZURITE, (Npm("azurite"),), binary="node_modules/.bin/azurite-blob"),
         # Of Debian's packages the version is Debian's.
+        Tool(
+            "postgres",
+            "any",
+            (Debian("postgresql"),),
+            OnPath(at_least=(13, 0), folders=tuple(f"/usr/lib/postgresql/{major}/bin" for major in range(18, 12, -1))),
+        ),
+        Tool("mariadbd", "any", (Debian("mariadb-server"),), OnPath(at_least=(10, 6))),
+        Tool("pgbouncer", "any", (Debian("pgbouncer"),), OnPath(at_least=(1, 16))),
         Tool("skopeo", "any", (Debian("skopeo"),), OnPath(at_least=(1, 9))),
         Tool("strace", "any", (Debian("strace"),), OnPath(at_least=(5, 0))),
         Tool("dockerd", "any", (Debian("docker.io"),), OnPath(at_least=(20, 10))),
@@ -214,6 +223,19 @@ TOOLS: dict[str, Tool] = {
                 ),
                 GoBuild("helm.sh/helm/v3", "helm.sh/helm/v3/cmd/helm", ("helm.sh/helm/v3/internal/version.version",)),
             ),
+        ),
+        Tool(
+            "kind",
+            KIND,
+            on_path=OnPath(("version",), at_least=(0, 27)),
+            sources=(
+                Release(
+                    f"{_GITHUB}/kubernetes-sigs/kind/releases/download/v{KIND}/kind-{OS}-{ARCH}",
+                    f"{_GITHUB}/kubernetes-sigs/kind/releases/download/v{KIND}/kind-{OS}-{ARCH}.sha256sum",
+                ),
+                GoBuild("sigs.k8s.io/kind", "sigs.k8s.io/kind"),
+            ),
+            e2e=True,
         ),
         # The rest of a whole cluster.
         Tool(

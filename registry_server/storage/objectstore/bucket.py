@@ -42,6 +42,8 @@ Version = Any
 """What names one state of an object, for obstore."""
 
 _FULL = re.compile(r"status code: 507|StorageFull|QuotaExceeded")
+_CAUSE = re.compile(r'InvalidCertificate\(\s*(\w+)|(?:message|error): "([^"]+)"')
+"""Where obstore's account of an error has what a person can do something about."""
 _QUERY = re.compile(r"\?[^\s\"')]+")
 
 
@@ -303,5 +305,9 @@ def _version(meta: Any) -> Version:
 
 def _reason(error: BaseException) -> str:
     """What obstore says of an error in one line, without the query of an address, which may be a secret."""
-    text = " ".join(str(error).partition("\n\nDebug source:")[0].split())
-    return _QUERY.sub("?…", text)[:600]
+    said, _, debug = str(error).partition("\n\nDebug source:")
+    text = _QUERY.sub("?…", " ".join(said.split()))[:600]
+    cause = _CAUSE.search(debug)
+    if cause is None:
+        return text
+    return f"{text}: {cause[2] or f'its certificate is not trusted ({cause[1]})'}"

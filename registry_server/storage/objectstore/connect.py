@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from registry_server.config import GCS, S3, Azure, Storage
+from registry_server.storage.contract import StorageRefused
 from registry_server.storage.objectstore import azure
 from registry_server.storage.objectstore.bucket import Clients
 
@@ -199,7 +200,10 @@ def _patient(options: dict[str, Any], *, insecure: bool = False) -> dict[str, An
     if insecure:
         trust["allow_invalid_certificates"] = True
     elif file := os.environ.get("SSL_CERT_FILE"):
-        trust["root_certificate"] = Path(file).read_bytes()
+        try:
+            trust["root_certificate"] = Path(file).read_bytes()
+        except OSError as error:
+            raise StorageRefused(f"SSL_CERT_FILE names {file}, which can't be read: {error.strerror}") from error
     return {
         "client_options": {**trust, **options["client_options"]},
         "retry_config": {**options["retry_config"], "backoff": BACKOFF},

@@ -1,4 +1,9 @@
-"""A real single-node Kubernetes on this machine, without Docker and without leaving it.
+"""The cluster that end-to-end tests run in: one interface, several ways of having one.
+
+    Cluster (contract.py) ◄── KindCluster, LocalCluster, KubeconfigCluster      chosen by ways.py
+
+A test asks for `Cluster` and runs in each of them. The local one is a real single-node Kubernetes on this machine,
+without Docker and without leaving it:
 
     with LocalCluster.up() as cluster:                   # or: python -m tests.e2e.cluster up | down | status | …
         cluster.load_images(archive)
@@ -10,6 +15,8 @@ down, `node.py` is its first process, `components.py` says what runs in it, `pki
 `layout.py` has its numbers and files.
 """
 
-from tests.e2e.cluster.local import ClusterError, LocalCluster
+from tests.e2e.cluster.contract import Cluster, ClusterError, Unsupported
+from tests.e2e.cluster.kind import KindCluster
+from tests.e2e.cluster.local import LocalCluster
 
-__all__ = ["ClusterError", "LocalCluster"]
+__all__ = ["Cluster", "ClusterError", "KindCluster", "LocalCluster", "Unsupported"]

@@ -4,8 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from tests.e2e.cluster.contract import ClusterError
 from tests.e2e.cluster.layout import NUMBERS, State
-from tests.e2e.cluster.local import ClusterError, LocalCluster
+from tests.e2e.cluster.local import LocalCluster
 from tests.fixtures.processes import CommandFailed
 from tests.toolchain import Unavailable
 

@@ -26,9 +26,10 @@ from string import Template
 from typing import Any, Self
 
 from tests.e2e.cluster import components
+from tests.e2e.cluster.contract import Cluster, ClusterError
 from tests.e2e.cluster.layout import INSIDE, NUMBERS, Network, State
 from tests.e2e.cluster.pki import write_kubeconfig, write_pki
-from tests.fixtures.images import Programs, make_docker_archive
+from tests.fixtures.images import Programs, make_docker_archive, name_in
 from tests.fixtures.processes import CommandFailed, run
 from tests.toolchain import Unavailable, tool
 from tests.toolchain.catalog import ARCH, COREDNS
@@ -46,15 +47,12 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _COREDNS_IMAGE = f"kube.local/coredns:{COREDNS}"
 
 
-class ClusterError(Exception):
-    """The cluster cannot be started or used; the message says why and what to do."""
-
-
-class LocalCluster:
+class LocalCluster(Cluster):
     """A running cluster. Get one by `up`, `start` or `attach`."""
 
     def __init__(self, number: int) -> None:
         self.number = number
+        self.name = f"cluster {number}"
         self.network = Network(number)
         self.state = State.of(number)
         self.kubeconfig = self.state.kubeconfig
@@ -108,6 +106,14 @@ class LocalCluster:
             raise ClusterError(f"cluster {number} does not run; start it: python -m tests.e2e.cluster up")
         return cluster
 
+    @classmethod
+    def keep(cls, number: int) -> Self:
+        """The cluster of that number, started if need be; it outlives this process."""
+        try:
+            return cls.attach(number)
+        except ClusterError:
+            return cls.start(number)
+
     def down(self) -> None:
         """Ends the cluster and removes all that it had; nothing happens if there is none."""
         with _locked(self.number):
@@ -115,35 +121,31 @@ class LocalCluster:
 
     # --- Use ---
 
-    def kubectl(self, *args: str, input: str | None = None, timeout: float = 300) -> str:  # noqa: A002, as in `run`
-        """Runs kubectl as the administrator and returns its stdout; raises `CommandFailed` with its stderr."""
-        return run(*self.kubectl_command(*args), input=input, timeout=timeout)
-
     def kubectl_command(self, *args: str) -> list[str | Path]:
         """The command line of a kubectl call, for one that goes on in the background, such as port-forward."""
-        cache = self.state.root / "kubectl-cache"
-        return [tool("kubectl"), f"--kubeconfig={self.kubeconfig}", f"--cache-dir={cache}", *args]
+        return super().kubectl_command(f"--cache-dir={self.state.root / 'kubectl-cache'}", *args)
 
-    def load_images(self, *archives: Path) -> None:
-        """Imports images, each a tar file as `docker save` writes it, for pods to use with `imagePullPolicy: Never`.
-
-        Their names need a host, as in `kube.local/app:1`.
-        """
+    def load_images(self, *archives: Path) -> list[str]:
+        """Imports images into containerd; see `Cluster`."""
         for archive in archives:
             self._ctr("images", "import", str(archive.resolve()))
+        return [name_in(archive) for archive in archives]
 
     def trust_registry(self, host: str, ca: bytes, *, at: str | None = None) -> None:
-        """Lets the node pull from `host`, a name with its port, whose certificate `ca` (PEM) has signed.
-
-        The node resolves Services by name, as in `team.images.svc.cluster.local:5000`; for any other name `at` gives
-        the URL. Takes effect at once.
-        """
+        """Writes containerd's certs.d; see `Cluster`. The node resolves the names of Services."""
         folder = self.state.trust / host
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "ca.crt").write_bytes(ca)
         inside = INSIDE / self.state.trust.name / host / "ca.crt"
         upstream = at or f"https://{host}"
         (folder / "hosts.toml").write_text(f'server = "{upstream}"\n\n[host."{upstream}"]\nca = "{inside}"\n')
+
+    @contextmanager
+    def reach(self, namespace: str, service: str, port: int) -> Iterator[tuple[str, int]]:
+        """The Service's ClusterIP, which this machine has a route to."""
+        address = self.kubectl("get", "service", service, "-n", namespace, "-o=jsonpath={.spec.clusterIP}")
+        self.await_port(address, port)
+        yield address, port
 
     def in_node(self, *command: str | Path, input: str | None = None) -> str:  # noqa: A002, as in `run`
         """Runs a command on the node, in all of its namespaces, and returns its stdout."""
@@ -170,11 +172,6 @@ class LocalCluster:
     def resume(self, component: str) -> None:
         """Starts a component that was stopped."""
         self._control({"component": component, "wanted": True, "signal": 0})
-
-    def restart(self, component: str, how: signal.Signals = signal.SIGTERM) -> None:
-        """Ends a component and starts it again; returns once it runs, which is before it is ready."""
-        self.stop(component, how)
-        self.resume(component)
 
     def await_api(self) -> None:
         """Waits until the API server is ready, as after a restart."""
@@ -204,33 +201,10 @@ class LocalCluster:
 
         _await(accepts, f"{host}:{port} did not accept connections")
 
-    def collect(self, folder: Path) -> None:
-        """Writes what helps to understand a failure: logs of components and pods, events, objects, descriptions.
-
-        What cannot be had leaves its error in its place. Secrets are left out.
-        """
-        folder.mkdir(parents=True, exist_ok=True)
-        with suppress(OSError):
-            shutil.copytree(self.state.logs, folder / "components", dirs_exist_ok=True)
-            # Straight from the node: those of earlier containers too, and also while the API server is away.
-            shutil.copytree(self.state.root / "overlay/var/log/pods", folder / "pods", dirs_exist_ok=True)
-        kinds = (
-            "nodes,pods,deployments,statefulsets,daemonsets,jobs,cronjobs,services,ingresses,pvc,pv,networkpolicies,pdb"
-        )
-        with suppress(CommandFailed):
-            custom = self.kubectl("api-resources", "--api-group=regatta.dev", "-o=name").split()
-            kinds = ",".join([kinds, *custom])
-        for name, arguments in {
-            "events.txt": ["get", "events", "--sort-by=.metadata.creationTimestamp"],
-            "overview.txt": ["get", kinds, "-o=wide"],
-            "describe.txt": ["describe", kinds],
-            "objects.yaml": ["get", f"{kinds},configmaps", "-o=yaml"],
-        }.items():
-            try:
-                said = self.kubectl(*arguments, "--all-namespaces")
-            except (CommandFailed, subprocess.TimeoutExpired) as error:
-                said = str(error)
-            (folder / name).write_text(said)
+    def collect_logs(self, folder: Path) -> None:
+        """Straight from the node: those of earlier containers too, and also while the API server is away."""
+        for source, target in ((self.state.logs, "components"), (self.state.root / "overlay/var/log/pods", "pods")):
+            shutil.copytree(source, folder / target, dirs_exist_ok=True)
 
     # --- Start ---
 
@@ -378,7 +352,7 @@ _HELPERS = ("bridge", "busybox", "coredns", "ctr", "iptables", "kubectl", "runc"
 
 def _check_machine() -> None:
     if sys.platform != "linux" or os.geteuid() != 0:
-        raise ClusterError("a cluster on this machine needs Linux and root")
+        raise Unavailable("a cluster on this machine", ["it needs Linux and root"])
     for name in ("unshare", "nsenter", "ip", "mount"):
         if shutil.which(name) is None:
             raise Unavailable(name, ["not on PATH; Debian's packages util-linux, mount and iproute2 have them"])
