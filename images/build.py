@@ -31,7 +31,8 @@ from tests.toolchain.obtain import cache_dir
 _PROJECT = Path(__file__).parents[1]
 _TARGETS = ("server", "operator")
 _SOURCES = (
-    "Dockerfile", "images/rootfs.py", "pyproject.toml", "README.md", "LICENSE", "requirements", "registry_server", "operator",
+    "Dockerfile", "images/rootfs.py", "pyproject.toml", "README.md", "LICENSE", "requirements",
+    "registry_server", "operator",
 )  # fmt: skip
 _SECRETS = "/run/secrets"
 # The settings of pip that say where packages come from; others, as of its cache, have no meaning inside.

@@ -6,7 +6,7 @@ Whatever a person can put right is one line on standard error, and exit code 2.
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from registry_server import __version__
 from registry_server.cli_metadata import metadata_group
-from registry_server.config import SQL, Config, ConfigError, Policy, Storage, load
+from registry_server.config import SQL, Action, Auth, Config, ConfigError, Storage, load
 from registry_server.config.cpus import available_cpus
 from registry_server.config.section import Section
 
@@ -71,8 +71,8 @@ def main() -> None:
 def serve(config: Path, workers: int | None) -> None:
     """Serve the registry that CONFIG describes.
 
-    It runs until SIGTERM or Ctrl-C; requests in progress then have http.draintimeout to end. Certificates and htpasswd
-    files are read again when they change.
+    It runs until SIGTERM or Ctrl-C; requests in progress then have http.draintimeout to end. Certificates, htpasswd
+    files and keys are read again when they change, and so is the block access of CONFIG.
 
     \b
     Examples:
@@ -204,6 +204,69 @@ def reference(write: Path | None, current: Path | None) -> None:
         click.echo(markdown(), nl=False)
 
 
+@main.group(name="access")
+def access_group() -> None:
+    """Look at who may do what."""
+
+
+@access_group.command(name="check")
+@_CONFIG
+@click.option("--user", help="As policies name it after user:.")
+@click.option("--serviceaccount", metavar="NAMESPACE:NAME", help="Instead of a user.")
+@click.option("--group", "groups", multiple=True, metavar="GROUP", help="Of the user; may be repeated.")
+@click.option("--repository", required=True)
+@click.option("--action", required=True, type=click.Choice(["pull", "push", "delete", "admin"]))
+@click.option("--tag", help="That is pushed or deleted, for the rules of immutable tags.")
+@click.option("--format", "as_", type=click.Choice(["text", "json"]), default="text", help="json is for programs.")
+def check_access(
+    config: Path,
+    user: str | None,
+    serviceaccount: str | None,
+    groups: tuple[str, ...],
+    repository: str,
+    action: Action,
+    tag: str | None,
+    as_: str,
+) -> None:
+    """Say whether CONFIG lets someone do something, and which policies decide.
+
+    Without --user and --serviceaccount it is about whoever has no login.
+
+    \b
+    Examples:
+      registry-server access check ./config.yml --user ci --repository team/app --action push
+      registry-server access check ./config.yml --user oidc:eve --group oidc:dev --repository a --action pull
+
+    Exit codes: 0 when it is allowed, 1 when not, 2 for a configuration that cannot be served.
+    """
+    from registry_server.auth.explain import Explanation, who
+    from registry_server.auth.subject import ANONYMOUS, Subject
+    from registry_server.reference import is_repository, is_tag
+
+    if user is not None and serviceaccount is not None:
+        raise click.UsageError("give --user or --serviceaccount, not both")
+    if groups and user is None and serviceaccount is None:
+        raise click.UsageError("only who has a login has groups; give --user or --serviceaccount, too")
+    if not is_repository(repository):
+        raise click.UsageError(f"{repository} is no repository's name; those are lower case, for example team/app")
+    if tag is not None and not is_tag(tag):
+        raise click.UsageError(f"{tag} is no tag")
+    subject = ANONYMOUS
+    if user is not None:
+        subject = Subject.user(user, groups=groups)
+    elif serviceaccount is not None:
+        subject = Subject("serviceaccount", serviceaccount, groups)
+    explanation = Explanation.of(load(config, os.environ).config, subject, repository, action, tag)
+    if as_ == "json":
+        click.echo(json.dumps({"allowed": explanation.allowed, "reasons": explanation.reasons}, indent=2))
+    else:
+        may = click.style("may", fg="green") if explanation.allowed else click.style("may not", fg="red")
+        click.echo(f"{who(subject)} {may} {action} {repository}{f':{tag}' if tag else ''}")
+        for reason in explanation.reasons:
+            click.echo(f"  {reason}")
+    sys.exit(0 if explanation.allowed else 1)
+
+
 def _examine(path: Path, config: Config) -> list[str]:
     """Reads certificate and logins as `serve` would; raises ConfigError, returns what is probably not meant."""
     from registry_server.auth import Users
@@ -213,7 +276,7 @@ def _examine(path: Path, config: Config) -> list[str]:
     cautions: list[str] = []
     if tls := config.http.tls:
         try:
-            Certificate.read(tls.certificate, tls.key, minimum=tls.minimumtls)
+            Certificate.read(tls.certificate, tls.key, minimum=tls.minimumtls, client_authorities=tls.clientcas)
         except CertificateError as error:
             faults.append(f"{path}: http.tls: {error}")
     if config.auth.htpasswd:
@@ -223,6 +286,13 @@ def _examine(path: Path, config: Config) -> list[str]:
             faults += error.faults
         else:
             cautions += _strangers(config, names)
+    if config.auth.token:
+        from registry_server.auth.external import ExternalTokens
+
+        try:
+            ExternalTokens(config.auth.token)
+        except ConfigError as error:
+            faults += [f"{path}: {fault}" for fault in error.faults]
     if faults:
         raise ConfigError(*faults)
     return cautions
@@ -235,9 +305,9 @@ def _strangers(config: Config, names: dict[str, bytes]) -> list[str]:
         return [f"{path} has no users, so nobody can log in; add one with: registry-server htpasswd {path} USER"]
     return [
         f"access.policies[{index}]: {subject} is not in {path}; correct the name or add the user"
-        for index, policy in enumerate(config.access.policies if config.access else ())
+        for index, policy in enumerate((config.access and config.access.policies) or ())
         for subject in policy.subjects
-        if subject.startswith("user:") and subject.removeprefix("user:") not in names
+        if subject.startswith("user:") and subject.removeprefix("user:") not in names and not config.auth.oidc
     ]
 
 
@@ -260,13 +330,16 @@ def _hidden(value: Any, shown: Any) -> Any:
 
 def _summary(config: Config) -> list[tuple[str, str]]:
     """What is served where, a line a subject."""
-    http, storage, logins = config.http, config.storage, config.auth.htpasswd
+    http, storage = config.http, config.storage
     scheme = "https" if http.tls else "http"
+    from registry_server.auth.explain import in_words
+
     rows = [("registry", f"{scheme}://{http.addr.host or '*'}:{http.addr.port}{http.prefix.rstrip('/')}/v2/")]
     if http.host:
         rows.append(("seen as", http.host))
     if http.tls:
         rows.append(("certificate", f"{http.tls.certificate}, {http.tls.minimumtls} and above"))
+        rows += [("clients need", f"a certificate of {authority}") for authority in http.tls.clientcas]
     writable = "read only" if storage.maintenance.readonly.enabled else "writable"
     deletable = "deletes allowed" if storage.delete.enabled else "no deletes"
     rows.append(("storage", f"{_place(storage)}, {writable}, {deletable}"))
@@ -276,12 +349,15 @@ def _summary(config: Config) -> list[tuple[str, str]]:
         where = f"{prefix}/**" if prefix else "all other repositories" if config.proxy.upstreams else "all repositories"
         login = f" as {remote.username}" if remote.username else f" by {remote.exec.command}" if remote.exec else ""
         rows.append(("cache", f"{where} from {remote.remoteurl}{login}"))
-    rows.append(("logins", f"{logins.path}, realm {logins.realm}" if logins else "none: everyone is anonymous"))
-    if config.access is None:
-        who = "whoever logs in" if logins else "everyone"
-        rows.append(("access", f"{who} may do everything"))
+    rows += [("logins", text) for text in _logins(config.auth)] or [("logins", "none: everyone is anonymous")]
+    if config.access is None or config.access.policies is None:
+        who = "whoever logs in" if config.auth.has_logins else "everyone"
+        rows.append(("access", "as each token says" if config.auth.token else f"{who} may do everything"))
     else:
-        rows += [("access", _in_words(policy)) for policy in config.access.policies] or [("access", "nobody")]
+        rows += [("access", in_words(policy)) for policy in config.access.policies] or [("access", "nobody")]
+    for rule in config.access.immutabletags if config.access else ():
+        tags = [*(rule.tags or ()), *(["whole versions"] if rule.semver else [])]
+        rows.append(("immutable", f"{', '.join(tags)} on {', '.join(rule.repositories)}"))
     for endpoint in config.notifications.enabled:
         rows.append(("events", f"to {endpoint.name} at {endpoint.address}, as {endpoint.format}"))
     if http.debug:
@@ -303,15 +379,22 @@ def _place(storage: Storage) -> str:
     return str(storage.filesystem.rootdirectory if storage.filesystem else "")
 
 
+def _logins(auth: Auth) -> Iterator[str]:
+    if auth.htpasswd:
+        yield f"{auth.htpasswd.path}, realm {auth.htpasswd.realm}"
+    if auth.token:
+        where = auth.token.autoredirectpath if auth.token.autoredirect else auth.token.realm
+        yield f"tokens of {auth.token.issuer} for {auth.token.service}, from {where}"
+    if auth.oidc:
+        yield f"ID tokens of {auth.oidc.issuer} for {auth.oidc.clientid}"
+    if auth.kubernetes:
+        yield f"ServiceAccounts' tokens for {auth.kubernetes.audience}"
+
+
 def _database(settings: SQL) -> str:
     from registry_server.metadata.sql.database import describe, locate
 
     return describe(locate(settings))
-
-
-def _in_words(policy: Policy) -> str:
-    what = policy.role or "+".join(policy.actions or ())
-    return f"{', '.join(policy.subjects)}: {what} on {', '.join(policy.repositories)}"
 
 
 def _show(rows: list[tuple[str, str]]) -> None:

@@ -8,6 +8,7 @@ Workers share nothing but storage, the listening sockets and the folder they pub
 
 import asyncio
 import ctypes
+import hmac
 import importlib.util
 import logging
 import multiprocessing
@@ -22,7 +23,7 @@ import time
 import uuid
 from collections.abc import Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -31,15 +32,19 @@ from typing import Any, Final
 import uvloop
 
 from registry_server import __version__, log
-from registry_server.auth import AccessPolicy, Authenticator
-from registry_server.auth.tokens import Tokens, shared_key
+from registry_server.auth.immutable import TagRules
+from registry_server.auth.logins import Logins
+from registry_server.auth.policy import AccessPolicy
+from registry_server.auth.tokens import shared_key
 from registry_server.config import Address, Config, ConfigError, FollowedConfig, Storage, UploadPurging
 from registry_server.health import ServerHealth
-from registry_server.http.app import App, DebugApp, Security
+from registry_server.http.app import App, DebugApp
 from registry_server.http.engine import Certificate, CertificateError, Listener, bind
 from registry_server.http.handlers import Handler, Handlers
 from registry_server.http.reporter import Reporter
 from registry_server.http.routes import Resource
+from registry_server.http.security import Security
+from registry_server.http.token import TokenEndpoint
 from registry_server.log import AccessLog
 from registry_server.metadata.drivers import open_metadata, prepare
 from registry_server.metrics import Metrics
@@ -120,7 +125,7 @@ def check(config: Config) -> None:
         _check_bucket(config.storage)
     prepare(config.metadata)
     _certificate(config)
-    _authenticator(config)
+    Logins.from_config(config, secrets.token_bytes(32)).authenticator.close()
     _check_upstreams(config)
     if config.notifications.enabled:
         _prepare_events(config)
@@ -239,7 +244,7 @@ class Worker:
         self._storage = open_storage(config.storage, observe=self._metrics.storage)
         self._metadata = open_metadata(config.metadata, self._storage, understand)
         self._health = ServerHealth(self._storage, self._metadata, config.health)
-        self._authenticator = _authenticator(config)
+        self._logins = Logins.from_config(config, shared.token_key)
         self._followed = FollowedConfig(shared.config_file, os.environ, config)
         self._followed.reload_if_changed()  # it may have changed since the first process read it
         self._access_log = None if config.log.accesslog.disabled else AccessLog(config.log)
@@ -264,6 +269,7 @@ class Worker:
         await stop.wait()
         await self._take_leave()
         await self._drain(debug)
+        await self._logins.close()
         for task in background:
             task.cancel()
         if self._pull_through is not None:
@@ -275,22 +281,27 @@ class Worker:
 
     def _build_app(self) -> App:
         config = self._followed.current
-        realm = config.auth.htpasswd.realm if config.auth.htpasswd else "Regatta"
         prefix = config.http.prefix.rstrip("/")
+        self._security = Security(
+            authenticator=self._logins.authenticator,
+            policy=AccessPolicy.from_config(config),
+            realm=config.auth.htpasswd.realm if config.auth.htpasswd else "Regatta",
+            failed=self._metrics.auth_failure,
+            token_server=config.auth.token,
+            trusted_proxies=config.http.trustedproxies,
+            base_url=config.http.host.rstrip("/"),
+            prefix=prefix,
+        )
+        self._apply_access(config)
         return App(
             handlers=self._handlers(config),
-            security=Security(
-                authenticator=self._authenticator,
-                policy=AccessPolicy.from_config(config),
-                tokens=Tokens(self._shared.token_key),
-                realm=realm,
-            ),
+            security=self._security,
+            token=TokenEndpoint(self._security, self._logins.tokens),
             metrics=self._metrics,
             access_log=self._access_log,
             health=self._health,
             headers=[(name.lower(), value) for name, values in config.http.headers.items() for value in values],
             prefix=prefix,
-            base_url=config.http.host.rstrip("/"),
             namespaces=config.proxy.namespaces,
             reporter=self._reporter(prefix),
         )
@@ -391,14 +402,16 @@ class Worker:
     async def _watch_files(self) -> None:
         while True:
             await asyncio.sleep(WATCH_EVERY)
-            self._authenticator.reload_if_changed()
+            self._logins.reload_if_changed()
             if await asyncio.to_thread(self._followed.reload_if_changed):
                 self._apply_access(self._followed.current)
                 self._app.handlers = self._handlers(self._followed.current)
             self._reload_certificate()
 
     def _apply_access(self, config: Config) -> None:
-        self._app.security = replace(self._app.security, policy=AccessPolicy.from_config(config))
+        self._security.policy = AccessPolicy.from_config(config)
+        rules = TagRules.from_config(config)
+        self._registry.manifests.immutable = rules.immutable if rules else None
 
     def _reload_certificate(self) -> None:
         """Serve a changed certificate from a new listener, and let the old one finish what it has."""
@@ -443,21 +456,16 @@ def _certificate(config: Config) -> Certificate | None:
     if tls is None:
         return None
     try:
-        return Certificate.read(tls.certificate, tls.key, minimum=tls.minimumtls)
+        return Certificate.read(tls.certificate, tls.key, minimum=tls.minimumtls, client_authorities=tls.clientcas)
     except CertificateError as error:
         raise ConfigError(f"http.tls: {error}") from error
-
-
-def _authenticator(config: Config) -> Authenticator:
-    htpasswd = config.auth.htpasswd
-    return Authenticator(None if htpasswd is None else htpasswd.path)
 
 
 def _token_key(config: Config) -> bytes:
     secret = config.http.secret.get_secret_value()
     if secret:
-        return secret.encode()
-    if config.auth.htpasswd is None:
+        return hmac.digest(secret.encode(), b"tokens", "sha256")
+    if not config.auth.issues_tokens:
         return secrets.token_bytes(32)
     if config.storage.filesystem is not None:
         return shared_key(config.storage.filesystem.rootdirectory / ".regatta" / "token-key")

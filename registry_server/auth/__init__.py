@@ -1,7 +1,9 @@
-"""Who asks and what they may do: `Authenticator` tells the subject of a request, `AccessPolicy` what it may do."""
+"""Who asks and what they may do: `Authenticator` tells whose a credential is, `AccessPolicy` what they may do."""
 
-from registry_server.auth.authenticator import Authenticator, TooManyAttempts, Unauthenticated, basic_challenge
+from registry_server.auth.authenticator import Authenticator, basic_challenge
 from registry_server.auth.htpasswd import HtpasswdError, Users, hash_password
+from registry_server.auth.login import Login, LoginUnavailable, TooManyAttempts, Unauthenticated
+from registry_server.auth.passwords import Passwords
 from registry_server.auth.policy import AccessPolicy
 from registry_server.auth.subject import ANONYMOUS, Subject
 
@@ -10,6 +12,9 @@ __all__ = [
     "AccessPolicy",
     "Authenticator",
     "HtpasswdError",
+    "Login",
+    "LoginUnavailable",
+    "Passwords",
     "Subject",
     "TooManyAttempts",
     "Unauthenticated",

@@ -12,11 +12,11 @@ from typing import Self
 from registry_server.auth.subject import Subject
 from registry_server.config import Action, Config, Policy, Role
 
-ACTIONS: frozenset[Action] = frozenset(("pull", "push", "delete"))
+ACTIONS: frozenset[Action] = frozenset(("pull", "push", "delete", "admin"))
 ROLES: dict[Role, frozenset[Action]] = {
     "reader": frozenset(("pull",)),
     "writer": frozenset(("pull", "push")),
-    "maintainer": ACTIONS,
+    "maintainer": frozenset(("pull", "push", "delete")),
     "admin": ACTIONS,
 }
 _REMEMBERED = 16_384
@@ -29,23 +29,33 @@ class Rule:
 
     anyone: bool
     authenticated: bool
-    users: frozenset[str]
+    named: frozenset[str]
+    """Users, ServiceAccounts and groups, as the configuration has them."""
     repositories: re.Pattern[str]
     actions: frozenset[Action]
 
     @classmethod
     def of(cls, policy: Policy) -> Self:
-        subjects = set(policy.subjects)
+        subjects = frozenset(policy.subjects)
         return cls(
             anyone="anonymous" in subjects,
             authenticated="authenticated" in subjects,
-            users=frozenset(one.removeprefix("user:") for one in subjects if one.startswith("user:")),
+            named=subjects,
             repositories=re.compile("|".join(map(translate, policy.repositories))),
             actions=frozenset(policy.actions or ()) if policy.role is None else ROLES[policy.role],
         )
 
     def covers(self, subject: Subject) -> bool:
-        return self.anyone or (subject.kind == "user" and (self.authenticated or subject.name in self.users))
+        if self.anyone or subject.kind == "anonymous":
+            return self.anyone
+        return (
+            self.authenticated
+            or f"{subject.kind}:{subject.name}" in self.named
+            or any(f"group:{group}" in self.named for group in subject.groups)
+        )
+
+    def grants(self, subject: Subject, repository: str, action: Action) -> bool:
+        return action in self.actions and self.covers(subject) and self.repositories.fullmatch(repository) is not None
 
 
 class AccessPolicy:
@@ -53,28 +63,36 @@ class AccessPolicy:
 
     allows: Callable[[Subject, str, Action], bool]
     """`allows(subject, repository, action)`: a look-up for what was asked before, else microseconds."""
+    may_list: Callable[[Subject], bool]
+    """Whether there is anything a subject may pull; the catalog then shows that and nothing else."""
 
     def __init__(self, rules: tuple[Rule, ...]) -> None:
         self._rules = rules
         self.allows = lru_cache(_REMEMBERED)(self._decide)
+        self.may_list = lru_cache(_REMEMBERED)(self._may_list)
 
     @classmethod
     def from_config(cls, config: Config) -> Self:
-        """The policies under `access`; without it everything for whoever logs in, or for everyone when nobody can."""
-        if config.access is not None:
-            return cls(tuple(map(Rule.of, config.access.policies)))
-        subject = "authenticated" if config.auth.htpasswd else "anonymous"
-        return cls((Rule.of(Policy(subjects=(subject,), repositories=("**",), role="admin")),))
+        """The policies under `access`; without them everything for whoever logs in.
 
-    def may_list(self, subject: Subject) -> bool:
-        """Whether there is anything `subject` may pull; the catalog then shows that and nothing else."""
+        Where nobody can log in, everything but administration is for everyone.
+        """
+        return cls(tuple(map(Rule.of, policies(config))))
+
+    def _may_list(self, subject: Subject) -> bool:
         return any("pull" in rule.actions and rule.covers(subject) for rule in self._rules)
 
     def _decide(self, subject: Subject, repository: str, action: Action) -> bool:
-        return any(
-            action in rule.actions and rule.covers(subject) and rule.repositories.fullmatch(repository) is not None
-            for rule in self._rules
-        )
+        return any(rule.grants(subject, repository, action) for rule in self._rules)
+
+
+def policies(config: Config) -> tuple[Policy, ...]:
+    """The policies of a configuration, or those that stand for having none."""
+    if config.access is not None and config.access.policies is not None:
+        return config.access.policies
+    if config.auth.has_logins:
+        return (Policy(subjects=("authenticated",), repositories=("**",), role="admin"),)
+    return (Policy(subjects=("anonymous",), repositories=("**",), role="maintainer"),)
 
 
 def translate(glob: str) -> str:

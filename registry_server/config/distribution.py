@@ -109,13 +109,10 @@ KNOWN: _Known = {
     "auth": {
         "none": _Setting(harmless=_always, note="no logins, as without `auth`"),
         "silly": _Setting("use auth.htpasswd", _never, reason="it lets everyone in"),
-        "token": _Setting("use auth.htpasswd", _never),
     },
     "http": {
         "net": _Setting("use tcp, or remove it", _one_of("tcp", ""), reason="it listens on TCP alone"),
         "tls": {
-            "clientcas": _Setting("remove it and log clients in by auth.htpasswd"),
-            "clientauth": _Setting(harmless=_always),
             "ciphersuites": _Setting(
                 "remove it; http.tls.minimumtls chooses between the versions",
                 reason="the engine offers safe suites only",

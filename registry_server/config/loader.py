@@ -140,7 +140,11 @@ _ADD: dict[Keys, str] = {
     ("http", "debug", "addr"): "add an address such as :5001, or remove http.debug",
     ("auth", "htpasswd", "realm"): "add a name that clients show when they ask for a login",
     ("auth", "htpasswd", "path"): "give the path of a file made with: registry-server htpasswd FILE USER",
-    ("access", "policies"): "add policies, or remove access to let everyone who may log in do everything",
+    ("auth", "token", "service"): "give the name by which the token server knows this registry",
+    ("auth", "token", "issuer"): "give the name of the token server, as it writes it in its tokens",
+    ("auth", "oidc", "issuer"): "give the issuer's URL, such as https://login.example.com",
+    ("auth", "oidc", "clientid"): "give the client that ID tokens must be made for (their claim aud)",
+    ("auth", "kubernetes", "audience"): "give what tokens must be made for, such as the registry's host name",
 }
 
 _WRONG = {
@@ -216,12 +220,16 @@ def _missing_files(config: Config, root: Value) -> Iterator[str]:
     if tls := config.http.tls:
         needed.append((("http", "tls", "certificate"), tls.certificate, "give the path of a PEM file"))
         needed.append((("http", "tls", "key"), tls.key, "give the path of a PEM file"))
+        for index, authority in enumerate(tls.clientcas):
+            needed.append((("http", "tls", "clientcas", index), authority, "give the path of a PEM file"))
     if htpasswd := config.auth.htpasswd:
         hint = f"make it with: registry-server htpasswd {htpasswd.path} USER"
         needed.append((("auth", "htpasswd", "path"), htpasswd.path, hint))
     if (gcs := config.storage.gcs) and gcs.keyfile:
         hint = "give the path of a service account's JSON key, or remove it to use the workload's identity"
         needed.append((("storage", "gcs", "keyfile"), gcs.keyfile, hint))
+    for keys, path in _trusted_files(config):
+        needed.append((keys, path, "give the path of a file"))
     if (sql := config.metadata.sql) and sql.urlfile:
         needed.append((("metadata", "sql", "urlfile"), sql.urlfile, "give the path of a file that holds a URL"))
     needed += [
@@ -245,17 +253,37 @@ def _remotes(config: Config) -> Iterator[tuple[Keys, Remote]]:
         yield ("proxy", "upstreams", index), upstream
 
 
+def _trusted_files(config: Config) -> Iterator[tuple[Keys, Path]]:
+    """What says whom to trust beside certificate and users."""
+    auth = config.auth
+    if auth.token and auth.token.rootcertbundle:
+        yield ("auth", "token", "rootcertbundle"), auth.token.rootcertbundle
+    if auth.token and auth.token.jwks:
+        yield ("auth", "token", "jwks"), auth.token.jwks
+    if auth.oidc and auth.oidc.ca:
+        yield ("auth", "oidc", "ca"), auth.oidc.ca
+    if auth.kubernetes:
+        yield ("auth", "kubernetes", "ca"), auth.kubernetes.ca
+        yield ("auth", "kubernetes", "token"), auth.kubernetes.token
+
+
 def _cautions(config: Config, root: Value) -> Iterator[str]:
     """What is allowed and probably not meant."""
-    if config.auth.htpasswd and not config.http.tls:
-        where = root.at(("auth", "htpasswd")).place
-        yield f"{where}: auth.htpasswd: passwords are readable on the way without http.tls; keep a TLS proxy before it"
+    if config.auth.has_logins and not config.http.tls:
+        kind = next(name for name in type(config.auth).model_fields if getattr(config.auth, name) is not None)
+        what = "passwords" if kind == "htpasswd" else "tokens"
+        where = root.at(("auth", kind)).place
+        yield f"{where}: auth.{kind}: {what} are readable on the way without http.tls; keep a TLS proxy before it"
+    oidc, others = config.auth.oidc, config.auth.htpasswd or config.auth.kubernetes
+    if oidc and not oidc.prefix and others:
+        where = root.at(("auth", "oidc", "prefix")).place
+        yield f"{where}: auth.oidc.prefix: is empty, so who has the same name elsewhere is taken for the same"
     for keys, remote in _remotes(config):
         if remote.remoteurl.startswith("http:") and (remote.username or remote.exec):
             where = f"{root.at(keys).place}: {dotted(keys)}"
             yield f"{where}: the login is readable on the way; use an https:// remoteurl if the upstream has one"
-    if config.access and not config.auth.htpasswd:
-        for index, policy in enumerate(config.access.policies):
+    if config.access and not config.auth.has_logins:
+        for index, policy in enumerate(config.access.policies or ()):
             if "anonymous" not in policy.subjects:
                 keys = ("access", "policies", index)
                 yield f"{root.at(keys).place}: {dotted(keys)}: grants nothing: nobody can log in without auth"

@@ -6,8 +6,9 @@ in `distribution.py`.
 
 import re
 from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr, model_validator
@@ -21,7 +22,7 @@ from registry_server.config.scalars import Address, AsText, Duration, ListenAddr
 from registry_server.config.section import Bool, FilePath, Int, Secret, Section
 from registry_server.config.validation import Validation
 
-Action = Literal["pull", "push", "delete"]
+Action = Literal["pull", "push", "delete", "admin"]
 Role = Literal["reader", "writer", "maintainer", "admin"]
 
 
@@ -199,11 +200,28 @@ def _minimum_tls(value: Any) -> Any:
     return value
 
 
+def _client_auth(value: Any) -> Any:
+    if value in ("request-client-cert", "require-any-client-cert", "verify-client-cert-if-given"):
+        raise ValueError(
+            f"{value} is not offered: who a client's certificate is for is not looked at, so it is only of use when it "
+            "is required and verified; use require-and-verify-client-cert"
+        )
+    return value
+
+
 class TLS(Section):
-    """HTTPS from a certificate (with its chain) and its key, PEM files that are read again when they change."""
+    """HTTPS from a certificate (with its chain) and its key, PEM files that are read again when they change.
+
+    With `clientcas` only clients with a certificate of one of these authorities get a connection; who they are still
+    takes a login.
+    """
 
     certificate: FilePath
     key: FilePath
+    clientcas: tuple[FilePath, ...] = ()
+    clientauth: Annotated[Literal["require-and-verify-client-cert"], BeforeValidator(_client_auth)] = (
+        "require-and-verify-client-cert"
+    )
     minimumtls: Annotated[Literal["tls1.2", "tls1.3"], BeforeValidator(_minimum_tls)] = "tls1.2"
 
 
@@ -257,8 +275,24 @@ def _headers(headers: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     return headers
 
 
+def _network(value: Any) -> Any:
+    try:
+        return ip_network(value) if isinstance(value, str) else value
+    except ValueError:
+        raise ValueError("must be a network such as 10.0.0.0/8 or fd00::/8, or one address") from None
+
+
+Network = Annotated[
+    IPv4Network | IPv6Network, BeforeValidator(_network), PlainSerializer(str, return_type=str, when_used="json")
+]
+
+
 class HTTP(Section):
-    """The address of the API and how it answers."""
+    """The address of the API and how it answers.
+
+    `trustedproxies`: the networks of proxies whose `X-Forwarded-For` says where a request comes from; failed logins are
+    counted by that address.
+    """
 
     addr: ListenAddress = Address("", 5000)
     host: Annotated[Text, AfterValidator(_external_url)] = ""
@@ -267,6 +301,7 @@ class HTTP(Section):
     relativeurls: Bool = False
     headers: Annotated[dict[str, tuple[Text, ...]], AfterValidator(_headers)] = Field(default={})
     draintimeout: Duration = timedelta(seconds=60)
+    trustedproxies: tuple[Network, ...] = ()
     tls: TLS | None = None
     http2: HTTP2 = HTTP2()
     h2c: H2C = H2C()
@@ -286,19 +321,122 @@ class Htpasswd(Section):
     path: FilePath
 
 
+Algorithm = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
+]  # fmt: skip
+"""How tokens are signed by who has a private key; verifying takes the public one."""
+ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
+
+
+def _algorithm(value: Any) -> Any:
+    if isinstance(value, str) and (value.startswith("HS") or value.lower() == "none"):
+        raise ValueError(f"{value} is not accepted: whoever can verify such a token can make one; use RS256 or ES256")
+    return value
+
+
+Algorithms = Annotated[tuple[Annotated[Algorithm, BeforeValidator(_algorithm)], ...], Field(min_length=1)]
+
+
+def _path(path: str) -> str:
+    if not path.startswith("/"):
+        raise ValueError("must start with /, for example /auth/token")
+    return path
+
+
+class Token(Section):
+    """Tokens of a token server: it says in each what its bearer may do.
+
+    They are signed by a key of `rootcertbundle` (certificates as PEM, which also verify chains that tokens bring) or of
+    `jwks`; both files are read again when they change.
+    """
+
+    realm: Annotated[Text, AfterValidator(_realm)] = ""
+    service: Annotated[Text, Field(min_length=1), AfterValidator(_realm)]
+    issuer: Annotated[Text, Field(min_length=1)]
+    rootcertbundle: FilePath | None = None
+    jwks: FilePath | None = None
+    signingalgorithms: Algorithms = ALGORITHMS
+    autoredirect: Bool = False
+    autoredirectpath: Annotated[Text, AfterValidator(_realm), AfterValidator(_path)] = "/auth/token"
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.rootcertbundle is None and self.jwks is None:
+            raise ValueError("needs rootcertbundle or jwks: the keys by which tokens are verified")
+        if not self.realm and not self.autoredirect:
+            raise ValueError("needs realm, the URL of the token server, or autoredirect: true")
+        return self
+
+
+def _issuer(url: str) -> str:
+    parts = urlsplit(url)
+    local = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    if not parts.hostname or parts.scheme not in ("https", "http") or parts.query or parts.fragment:
+        raise ValueError("must be a URL such as https://login.example.com/realm, as the issuer writes it in its tokens")
+    if parts.scheme == "http" and not local:
+        raise ValueError("must be https: whoever is on the way of plain HTTP could log in as anyone")
+    return url
+
+
+class OIDC(Section):
+    """Logins with ID tokens of an OpenID Connect issuer, sent as a password or as a bearer token.
+
+    Users and groups are called `prefix` and what the claims say, so that nobody there is taken for somebody here.
+    """
+
+    issuer: Annotated[Text, AfterValidator(_issuer)]
+    clientid: Annotated[Text, Field(min_length=1)]
+    usernameclaim: Annotated[Text, Field(min_length=1)] = "sub"
+    groupsclaim: Text = "groups"
+    prefix: Text = "oidc:"
+    signingalgorithms: Algorithms = ALGORITHMS
+    ca: FilePath | None = None
+
+
+class Kubernetes(Section):
+    """Logins with tokens of ServiceAccounts made for `audience`, sent as a password or as a bearer token.
+
+    The API server is that of the pod's own cluster unless `server`, `ca` and `token` name another.
+    """
+
+    audience: Annotated[Text, Field(min_length=1)]
+    server: Annotated[Text, AfterValidator(_issuer)] | None = None
+    ca: FilePath = Path("/var/run/secrets/kubernetes.io/serviceaccount/ca.crt")
+    token: FilePath = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+
+
 class Auth(Section):
-    """How clients log in."""
+    """How clients log in: by a token server alone, or by any of the others."""
 
     htpasswd: Htpasswd | None = None
+    token: Token | None = None
+    oidc: OIDC | None = None
+    kubernetes: Kubernetes | None = None
+
+    @model_validator(mode="after")
+    def _token_alone(self) -> Self:
+        others = [name for name in ("htpasswd", "oidc", "kubernetes") if getattr(self, name) is not None]
+        if self.token is not None and others:
+            raise ValueError(f"token stands alone: its server knows the logins; remove it, or {' and '.join(others)}")
+        return self
+
+    @property
+    def issues_tokens(self) -> bool:
+        """Whether the registry knows logins for which it makes tokens itself."""
+        return self.htpasswd is not None or self.oidc is not None or self.kubernetes is not None
+
+    @property
+    def has_logins(self) -> bool:
+        return self.token is not None or self.issues_tokens
 
 
 _GLOB = re.compile(r"[a-z0-9._/*?-]+")
-_SUBJECT = re.compile(r"anonymous|authenticated|user:[^:\s]+")
+_SUBJECT = re.compile(r"anonymous|authenticated|user:\S+|group:\S(.*\S)?|serviceaccount:[a-z0-9-]+:[a-z0-9.-]+")
 
 
 def _subject(subject: str) -> str:
-    if not _SUBJECT.fullmatch(subject):
-        raise ValueError("must be anonymous, authenticated or user:NAME")
+    if not (subject.isprintable() and _SUBJECT.fullmatch(subject)):
+        raise ValueError("must be anonymous, authenticated, user:NAME, group:NAME or serviceaccount:NAMESPACE:NAME")
     return subject
 
 
@@ -328,14 +466,55 @@ class Policy(Section):
     @model_validator(mode="after")
     def _role_or_actions(self) -> Self:
         if (self.role is None) == (self.actions is None):
-            raise ValueError("needs either role (reader, writer, maintainer) or actions (pull, push, delete)")
+            raise ValueError(
+                "needs either role (reader, writer, maintainer, admin) or actions (pull, push, delete, admin)"
+            )
+        return self
+
+
+_TAG_GLOB = re.compile(r"[A-Za-z0-9._*?-]+")
+
+
+def _tag_glob(glob: str) -> str:
+    if not _TAG_GLOB.fullmatch(glob):
+        raise ValueError("must be tags with * and ? as wildcards, for example v*")
+    return glob
+
+
+class ImmutableTags(Section):
+    """Tags that, once pushed, neither move nor go: those that match one of `tags`, but none of `exclude`.
+
+    `semver`: also those that are a whole version, such as 1.2.3 or v2.0.0-rc.1; `latest`, `1` and `1.2` go on moving.
+    """
+
+    repositories: Annotated[tuple[Annotated[Text, AfterValidator(_glob)], ...], Field(min_length=1)]
+    tags: Annotated[tuple[Annotated[Text, AfterValidator(_tag_glob)], ...], Field(min_length=1)] | None = None
+    semver: Bool = False
+    exclude: tuple[Annotated[Text, AfterValidator(_tag_glob)], ...] = ()
+
+    @model_validator(mode="after")
+    def _some_tags(self) -> Self:
+        if self.tags is None and not self.semver:
+            raise ValueError("needs tags, for example [v*], or semver: true")
         return self
 
 
 class Access(Section):
-    """Who may do what: nothing is allowed but what a policy grants."""
+    """Who may do what: nothing is allowed but what a policy grants. And what nobody may: move an immutable tag.
 
-    policies: tuple[Policy, ...]
+    The only block that is followed while serving.
+    """
+
+    policies: tuple[Policy, ...] | None = None
+    immutabletags: tuple[ImmutableTags, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _policies_or_none(cls, settings: Any) -> Any:
+        """Without policies everything is as without `access`, which nobody may come to by a slip."""
+        if isinstance(settings, dict) and not settings.get("immutabletags") and settings.get("policies") is None:
+            raise ValueError("has no policies; add them, or remove access to let everyone who may log in do everything")
+        return settings
 
 
 class Manifests(Section):
@@ -375,7 +554,7 @@ def _version(value: Any) -> Any:
 
 
 class Config(Section):
-    """The whole file. Without `access` whoever may log in may do everything, as in distribution."""
+    """The whole file. Without `access.policies` whoever may log in may do everything, as in distribution."""
 
     version: Annotated[
         Literal["0.1"], BeforeValidator(_version), PlainSerializer(float, return_type=float, when_used="json")
@@ -411,4 +590,19 @@ class Config(Section):
                 "validation.manifests.indexes.platforms and manifests.sparse say both what an index may lack; "
                 "remove one of them"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _token_server_decides(self) -> Self:
+        if self.auth.token is not None and self.access is not None and self.access.policies is not None:
+            raise ValueError("access.policies: the token server decides who may do what; remove them, or auth.token")
+        return self
+
+    @model_validator(mode="after")
+    def _strangers_need_policies(self) -> Self:
+        if self.access is not None and self.access.policies is not None:
+            return self
+        for name, who in (("oidc", "everyone that the issuer knows"), ("kubernetes", "every pod of the cluster")):
+            if getattr(self.auth, name) is not None:
+                raise ValueError(f"auth.{name}: needs access.policies; without them {who} could do everything")
         return self

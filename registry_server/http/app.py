@@ -14,21 +14,19 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from registry_server.auth import AccessPolicy, Authenticator, TooManyAttempts, Unauthenticated, basic_challenge
-from registry_server.auth.subject import ANONYMOUS, Subject
-from registry_server.auth.tokens import Tokens
 from registry_server.health import ServerHealth
 from registry_server.http.engine import Exchange, Scope, StreamBroken, stream
 from registry_server.http.errors import error_response
 from registry_server.http.handlers import JSON, Handler
 from registry_server.http.message import File, Headers, Request, Response, Stream
-from registry_server.http.origin import external
 from registry_server.http.reporter import Reporter
 from registry_server.http.routes import METHODS, Resource, Target, find
+from registry_server.http.security import Security
+from registry_server.http.token import TokenEndpoint
 from registry_server.log import AccessLog
 from registry_server.metrics import CONTENT_TYPE, Metrics
 from registry_server.reference import is_repository
-from registry_server.registry.errors import Denied, NameUnknown, TooManyRequests, Unauthorized
+from registry_server.registry.errors import NameUnknown, Unauthorized
 
 logger = logging.getLogger(__name__)
 
@@ -41,31 +39,13 @@ NOT_FOUND: Final = b'{"errors":[{"code":"NOT_FOUND","message":"there is nothing 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
 
-@dataclass(frozen=True, slots=True)
-class Security:
-    """Who may do what."""
-
-    authenticator: Authenticator
-    policy: AccessPolicy
-    tokens: Tokens
-    realm: str
-
-    @property
-    def has_logins(self) -> bool:
-        return self.authenticator.enabled
-
-    @property
-    def anyone_may_something(self) -> bool:
-        """Whether clients without a login need a way in beside those with one."""
-        return self.policy.may_list(ANONYMOUS)
-
-
 @dataclass(slots=True)
 class App:
     """The API port's application."""
 
     handlers: dict[tuple[Resource, str], Handler]
     security: Security
+    token: TokenEndpoint
     metrics: Metrics
     access_log: AccessLog | None
     health: ServerHealth
@@ -73,8 +53,6 @@ class App:
     """Added to every response (`http.headers`)."""
     prefix: str = ""
     """What paths begin with before `/v2/` (`http.prefix`), without its last slash."""
-    base_url: str = ""
-    """Scheme and host as clients see them (`http.host`); empty to take them from the request."""
     leaving: bool = False
     """Whether the server is about to stop, so that every connection ends with its next response."""
     namespaces: Mapping[str, str] = field(default_factory=dict)
@@ -147,18 +125,15 @@ class App:
                 target = self._within(namespace, target)
             if target.resource in ("healthz", "readyz"):
                 return target, health_response(target.resource, self.health)
-            subject = await self._authenticate(request)
             if target.resource == "token":
-                return target, self._token(request, subject)
-            self._authorize(subject, request, target)
+                return target, await self.token.answer(request)
+            login = await self.security.authenticate(request)
+            self.security.authorize(login, request, target)
             method = (
                 "GET" if request.method == "HEAD" and (target.resource, "HEAD") not in self.handlers else request.method
             )
             handler = self.handlers[target.resource, method]
-
-            def visible(name: str) -> bool:
-                return self.security.policy.allows(subject, name, "pull")
-
+            visible = self.security.visible(login, target)
             if self.reporter is None:
                 response = await handler(request, target, visible)
             else:
@@ -168,7 +143,7 @@ class App:
                 response.headers.append(("oci-namespace", namespace))
         except Unauthorized as error:
             response = error_response(error)
-            response.headers.append(("www-authenticate", self._challenge(request, target, scope)))
+            response.headers.append(("www-authenticate", self.security.challenge(request, target, scope, error)))
             return target, response
         except Exception as error:  # noqa: BLE001  (a client always gets an answer, and the log the reason)
             return target, error_response(error)
@@ -213,67 +188,6 @@ class App:
         if prefix is None or not is_repository(repository):
             raise NameUnknown("this registry is no cache of that one", {"ns": namespace[:300]})
         return replace(target, repository=repository)
-
-    async def _authenticate(self, request: Request) -> Subject:
-        """Who asks. Raises Unauthorized, TooManyRequests."""
-        credentials = request.headers.get("authorization")
-        if credentials is None or not self.security.has_logins:
-            return ANONYMOUS
-        if credentials[:7].lower() == "bearer ":
-            subject = self.security.tokens.subject(credentials[7:].strip())
-            if subject is None or not self.security.authenticator.knows(subject):
-                self.metrics.auth_failure("token")
-                raise Unauthorized("the token is not valid, or no longer")
-        else:
-            try:
-                subject = self.security.authenticator.authenticate_cached(credentials)
-                if subject is None:
-                    subject = await self.security.authenticator.authenticate(credentials)
-            except Unauthenticated as error:
-                self.metrics.auth_failure("password")
-                raise Unauthorized("user name or password is wrong") from error
-            except TooManyAttempts as error:
-                self.metrics.auth_failure("throttled")
-                raise TooManyRequests("too many logins are being checked; try again in a moment") from error
-        request.user = None if subject == ANONYMOUS else subject.name
-        return subject
-
-    def _authorize(self, subject: Subject, request: Request, target: Target) -> None:
-        """Raises Unauthorized for someone who might log in, Denied for someone who has."""
-        if target.resource == "base":
-            # A client learns here how to log in; where logins exist it must, if only to get a token for nobody.
-            allowed = not self.security.has_logins or request.headers.get("authorization") is not None
-        elif not target.repository:
-            # The catalog shows only what its reader may pull.
-            allowed = self.security.policy.may_list(subject)
-        else:
-            action = METHODS[target.resource][request.method]
-            allowed = self.security.policy.allows(subject, target.repository, action)
-        if allowed:
-            return
-        if subject == ANONYMOUS and self.security.has_logins:
-            raise Unauthorized
-        raise Denied
-
-    def _challenge(self, request: Request, target: Target | None, scope: Scope) -> str:
-        """How to log in: with `Bearer` where there are also clients without a login, else with `Basic`."""
-        if not self.security.anyone_may_something or (target is not None and target.resource == "token"):
-            return basic_challenge(self.security.realm)
-        base, host = external(self.base_url, request, scope)
-        challenge = f'Bearer realm="{base}{self.prefix}/auth/token",service="{host}"'
-        if target is not None and target.repository:
-            action = METHODS[target.resource][request.method]
-            actions = "pull,push" if action == "push" else action
-            challenge += f',scope="repository:{target.repository}:{actions}"'
-        if request.headers.get("authorization") is not None:
-            challenge += ',error="insufficient_scope"'
-        return challenge
-
-    def _token(self, request: Request, subject: Subject) -> Response:
-        if not self.security.has_logins:
-            raise Denied("this registry has no logins")
-        headers: Headers = [JSON, ("cache-control", "no-store")]
-        return Response(200, headers, json.dumps(self.security.tokens.issue(subject)).encode())
 
     def _count(self, request: Request, target: Target, response: Response) -> None:
         if target.resource == "manifest" and response.status < 300:

@@ -11,7 +11,7 @@ import fcntl
 import os
 import socket
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,13 +82,16 @@ class Certificate:
     chain: bytes
     key: bytes
     minimum: SSLProtocols
+    client_authorities: bytes = b""
+    """Who has to have signed clients' certificates; without it no client needs one."""
 
     @classmethod
-    def read(cls, chain: Path, key: Path, *, minimum: str) -> "Certificate":
+    def read(cls, chain: Path, key: Path, *, minimum: str, client_authorities: Sequence[Path] = ()) -> "Certificate":
         """Raises CertificateError for files that are missing, damaged or do not belong together."""
+        authorities = _read_authorities(client_authorities)
         try:
-            certificate = cls(chain.read_bytes(), key.read_bytes(), SSLProtocols(minimum))
-            with certificate.files() as (chain_file, key_file):
+            certificate = cls(chain.read_bytes(), key.read_bytes(), SSLProtocols(minimum), authorities)
+            with certificate.files() as (chain_file, key_file, _):
                 ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(chain_file, key_file, _no_passphrase)
         except OSError as error:  # ssl.SSLError is one
             reason = getattr(error, "reason", None) or error.strerror or str(error)
@@ -97,9 +100,27 @@ class Certificate:
 
     @contextmanager
     def files(self) -> Any:
-        """Paths to read both from, exactly as they were read, whatever is on disk by now."""
-        with _in_memory(self.chain) as chain, _in_memory(self.key) as key:
-            yield chain, key
+        """Paths to read all of it from, exactly as it was read, whatever is on disk by now."""
+        with (
+            _in_memory(self.chain) as chain,
+            _in_memory(self.key) as key,
+            _in_memory(self.client_authorities) as authorities,
+        ):
+            yield chain, key, authorities if self.client_authorities else None
+
+
+def _read_authorities(files: Sequence[Path]) -> bytes:
+    """Raises CertificateError."""
+    content = b""
+    for file in files:
+        try:
+            pem = file.read_bytes()
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem.decode())
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise CertificateError(f"clients' authority {file}: {reason}") from error
+        content += pem.rstrip() + b"\n"
+    return content
 
 
 def _no_passphrase() -> str:
@@ -250,8 +271,9 @@ class Listener:
             worker = _worker(holder, mode, (False, None, None, None, str(SSLProtocols.tls12), None, [], False))
             worker.serve_async(scheduler, loop, self._signal)
         else:
-            with certificate.files() as (chain, key):
-                worker = _worker(holder, mode, (True, chain, key, None, str(certificate.minimum), None, [], False))
+            with certificate.files() as (chain, key, authorities):
+                clients: tuple[Any, ...] = (authorities, [], authorities is not None)
+                worker = _worker(holder, mode, (True, chain, key, None, str(certificate.minimum), *clients))
                 worker.serve_async(scheduler, loop, self._signal)
 
     def retire(self) -> None:

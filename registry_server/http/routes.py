@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from registry_server.config import Action
 from registry_server.reference import is_repository
 from registry_server.registry.errors import NameInvalid
 
 Resource = Literal[
     "base", "catalog", "tags", "manifest", "blob", "uploads", "upload", "referrers", "token", "healthz", "readyz"
 ]
-Action = Literal["pull", "push", "delete"]
 
 METHODS: Final[dict[Resource, dict[str, Action]]] = {
     "base": {"GET": "pull", "HEAD": "pull"},
@@ -20,7 +20,7 @@ METHODS: Final[dict[Resource, dict[str, Action]]] = {
     "uploads": {"POST": "push"},
     "upload": {"GET": "push", "HEAD": "push", "PATCH": "push", "PUT": "push", "DELETE": "push"},
     "referrers": {"GET": "pull", "HEAD": "pull"},
-    "token": {"GET": "pull", "HEAD": "pull"},
+    "token": {"GET": "pull", "HEAD": "pull", "POST": "pull"},
     "healthz": {"GET": "pull", "HEAD": "pull"},
     "readyz": {"GET": "pull", "HEAD": "pull"},
 }

@@ -92,6 +92,12 @@ class Metadata(Protocol):
     ) -> None:
         """Say that a repository holds manifests, and point tags to these or to others that it holds."""
 
+    async def claim_tag(self, repository: str, tag: str, digest: Digest) -> Tagged | None:
+        """Point a tag to a manifest unless it points to one already; returns where it points then.
+
+        Of several who claim it at once, also by way of other processes, one succeeds.
+        """
+
     async def linked_manifest(self, repository: str, digest: Digest) -> Digest | None:
         """The canonical digest of a manifest that a repository holds."""
 

@@ -71,6 +71,13 @@ class LayoutMetadata:
             writes += [(_tag_index(repository, tag, digest), link), (_tag_current(repository, tag), link)]
         await self._storage.write(*writes)
 
+    async def claim_tag(self, repository: str, tag: str, digest: Digest) -> Tagged | None:
+        current, link = _tag_current(repository, tag), str(digest).encode()
+        await self._storage.write((_tag_index(repository, tag, digest), link))
+        if not await self._storage.create(current, link) and await self.tagged(repository, tag) is None:
+            await self._storage.write((current, link))  # a link that leads nowhere claims nothing
+        return await self.tagged(repository, tag)
+
     async def linked_manifest(self, repository: str, digest: Digest) -> Digest | None:
         return _target(await self._storage.read(_revision(repository, digest)))
 

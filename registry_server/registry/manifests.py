@@ -2,13 +2,13 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from registry_server.metadata.contract import Metadata
+from registry_server.metadata.contract import Metadata, Tagged
 from registry_server.parallel import in_parallel
 from registry_server.reference import CANONICAL, Digest
-from registry_server.registry.errors import DigestInvalid, ManifestBlobUnknown, ManifestUnknown
+from registry_server.registry.errors import Denied, DigestInvalid, ManifestBlobUnknown, ManifestUnknown
 from registry_server.registry.manifest import Manifest
 from registry_server.registry.rules import Rules
 from registry_server.storage.contract import Storage
@@ -34,6 +34,8 @@ class Manifests:
         self._metadata = metadata
         self._kept: OrderedDict[Digest, Manifest] = OrderedDict()
         self._kept_bytes = 0
+        self.immutable: Callable[[str, str], bool] | None = None
+        """Whether a repository's tag, once there, stays where it points; None where none does."""
 
     async def by_tag(self, repository: str, tag: str) -> tuple[Digest, Manifest]:
         """Raises ManifestUnknown."""
@@ -54,19 +56,28 @@ class Manifests:
     async def put(self, repository: str, manifest: Manifest, digest: Digest, *, tags: Sequence[str] = ()) -> None:
         """Store a manifest, and point tags to it.
 
-        `digest` names the manifest in whichever algorithm the client chose. Raises DigestInvalid, ManifestBlobUnknown.
+        `digest` names the manifest in whichever algorithm the client chose. Raises DigestInvalid, ManifestBlobUnknown,
+        and Denied for a tag that must not move.
         """
         content = Digest.of(manifest.content)
         found = content if digest.algorithm == CANONICAL else Digest.of(manifest.content, digest.algorithm)
         if found != digest:
             raise DigestInvalid(detail={"digest": str(digest), "found": str(found)})
         await self._check_references(repository, manifest)
+        claimed = [tag for tag in tags if self._is_immutable(repository, tag)]
+        for tag in claimed:
+            _check_standing(tag, await self._metadata.tagged(repository, tag), content)
         await self._storage.write_blob(content, manifest.content)
         linked = manifest.linked(digest, content)
-        await self._metadata.link_manifests(repository, [linked], tags=dict.fromkeys(tags, digest))
+        movable = dict.fromkeys((tag for tag in tags if tag not in claimed), digest)
+        await self._metadata.link_manifests(repository, [linked], tags=movable)
+        for tag in claimed:
+            _check_standing(tag, await self._metadata.claim_tag(repository, tag, digest), content)
 
     async def delete(self, repository: str, digest: Digest) -> None:
-        """Take a manifest, and the tags that point to it, from the repository. Raises ManifestUnknown."""
+        """Take a manifest, and the tags that point to it, from the repository. Raises ManifestUnknown, Denied."""
+        if self.immutable is not None:
+            await self._check_untagged(repository, digest)
         if not await self._metadata.unlink_manifest(repository, digest):
             raise ManifestUnknown(detail={"digest": str(digest)})
 
@@ -81,9 +92,25 @@ class Manifests:
         return found
 
     async def untag(self, repository: str, tag: str) -> None:
-        """Raises ManifestUnknown."""
+        """Raises ManifestUnknown, Denied."""
+        if self._is_immutable(repository, tag) and await self._metadata.tagged(repository, tag) is not None:
+            raise _immutable(tag)
         if not await self._metadata.untag(repository, tag):
             raise ManifestUnknown(detail={"tag": tag})
+
+    async def _check_untagged(self, repository: str, digest: Digest) -> None:
+        """Raises Denied where an immutable tag points to a manifest."""
+        after = ""
+        while names := await self._metadata.tags(repository, after=after, limit=TAGS_AT_ONCE):
+            for tag in names:
+                if self._is_immutable(repository, tag):
+                    standing = await self._metadata.tagged(repository, tag)
+                    if standing is not None and standing.digest == digest:
+                        raise _immutable(tag)
+            after = names[-1]
+
+    def _is_immutable(self, repository: str, tag: str) -> bool:
+        return self.immutable is not None and self.immutable(repository, tag)
 
     async def _check_references(self, repository: str, manifest: Manifest) -> None:
         self._rules.check_urls(manifest)
@@ -124,3 +151,13 @@ class Manifests:
         while self._kept_bytes > KEPT_BYTES:
             _, dropped = self._kept.popitem(last=False)
             self._kept_bytes -= len(dropped.content)
+
+
+def _immutable(tag: str) -> Denied:
+    return Denied(f"tag {tag} is immutable: it stays what it is; push another tag", {"tag": tag})
+
+
+def _check_standing(tag: str, standing: Tagged | None, content: Digest) -> None:
+    """Raises Denied where an immutable tag points to another manifest."""
+    if standing is not None and standing.content != content:
+        raise _immutable(tag)

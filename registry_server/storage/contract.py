@@ -113,6 +113,9 @@ class Storage(Protocol):
     async def write(self, *files: tuple[str, bytes]) -> None:
         """Write small files, each atomically, in the order given: none is seen without those before it."""
 
+    async def create(self, path: str, content: bytes) -> bool:
+        """Write a small file where there is none; False where there is one. Of several who try, one does."""
+
     async def exists(self, path: str) -> bool:
         """Whether there is a file or folder."""
 

@@ -47,6 +47,15 @@ def write_file(path: str, content: bytes) -> None:
     _in_directory_of(path, lambda: _write_file(path, content))
 
 
+def create_file(path: str, content: bytes) -> bool:
+    """Create a file unless there is one; returns whether it did."""
+    try:
+        _in_directory_of(path, lambda: _write_file(path, content, place=_link))
+    except FileExistsError:
+        return False
+    return True
+
+
 def move_file(source: str, target: str) -> None:
     """Give a file whose content is already synced its final name. Raises FileNotFoundError without `source`."""
     _in_directory_of(target, lambda: os.rename(source, target))
@@ -79,7 +88,13 @@ def write_all(descriptor: int, content: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def _write_file(path: str, content: bytes) -> None:
+def _link(temporary: str, path: str) -> None:
+    """Unlike a rename this fails where there is a file already, on every file system and for one of several alone."""
+    os.link(temporary, path)
+    os.unlink(temporary)
+
+
+def _write_file(path: str, content: bytes, *, place: Callable[[str, str], None] = os.rename) -> None:
     temporary = f"{path}.{uuid.uuid4()}.tmp"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
@@ -88,7 +103,7 @@ def _write_file(path: str, content: bytes) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        os.rename(temporary, path)
+        place(temporary, path)
     except BaseException:
         with suppress(OSError):
             os.unlink(temporary)

@@ -116,6 +116,9 @@ class FilesystemStorage:
 
         await self._in_thread("write", write_in_order)
 
+    async def create(self, path: str, content: bytes) -> bool:
+        return await self._in_thread("write", durable.create_file, f"{self.root}/{path}", content)
+
     async def exists(self, path: str) -> bool:
         return os.path.exists(f"{self.root}/{path}")
 

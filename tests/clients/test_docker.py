@@ -1,5 +1,7 @@
 """The Docker engine: log in, push, pull and run."""
 
+import base64
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from tests.clients.conftest import PASSWORD, PUBLIC, USER, ca_of
 from tests.fixtures.docker import VERIFIED_ADDRESS, VERIFIED_HOST, Dockerd
 from tests.fixtures.images import make_docker_archive
 from tests.fixtures.processes import CommandFailed
-from tests.server.live import LiveRegistry, serving
+from tests.server.live import LiveRegistry, serving, until
 
 WRONG = "401 Unauthorized|unauthorized: "
 REFUSED = "unauthorized|authorization failed|denied|no basic auth credentials|authentication required"
@@ -65,6 +67,23 @@ def test_a_public_registry_gives_to_everyone_and_takes_after_a_login(
         dockerd.docker("pull", image)
         with pytest.raises(CommandFailed, match=REFUSED):
             dockerd.docker("pull", f"{_name(public)}/private/app:1")
+
+
+def test_a_login_stays_without_its_password_until_that_changes(dockerd: Dockerd, public: LiveRegistry) -> None:
+    """The engine keeps a refresh token instead."""
+    image = f"{_name(public)}/private/refreshed:1"
+    dockerd.import_busybox_image(image)
+    with dockerd.trust(_name(public), ca_of(public)):
+        _login(dockerd, public, PASSWORD)
+        (login,) = json.loads((dockerd.config / "config.json").read_text())["auths"].values()
+        assert login["identitytoken"]
+        assert PASSWORD not in base64.b64decode(login["auth"]).decode()
+        dockerd.docker("push", image)
+        public.write_users({USER: "another"})
+        until(lambda: public.fresh.get(f"{public.url}/v2/", auth=(USER, PASSWORD)).status_code == 401, "it changed")
+        with pytest.raises(CommandFailed, match=REFUSED):
+            dockerd.docker("pull", image)
+        dockerd.docker("logout", _name(public))
 
 
 def test_layers_of_one_repository_are_mounted_into_another(dockerd: Dockerd, public: LiveRegistry) -> None:

@@ -153,17 +153,28 @@ class TestEdits:
     """What changes in the files takes effect while it runs."""
 
     def test_a_changed_spec_is_rolled_out(self, tmp_path: Path) -> None:
-        """`anonymous: pull` turns a private registry into a public one."""
+        """Another level of the log takes another process."""
         port = free_port()
         manifest = write(tmp_path / "team.yaml", registry(port=port))
         with up(manifest, state=tmp_path / "state") as running:
             running.until("^ready: ")
+            pid = running.registry()["pid"]
+            write(manifest, registry(port=port, log={"level": "debug"}))
+            running.until("^ready: ")
+            assert running.registry()["pid"] != pid
+
+    def test_access_changes_without_a_restart(self, tmp_path: Path) -> None:
+        """`anonymous: pull` turns a private registry into a public one while the same process goes on."""
+        port = free_port()
+        manifest = write(tmp_path / "team.yaml", registry(port=port))
+        with up(manifest, state=tmp_path / "state") as running:
+            running.until("^ready: ")
+            pid = running.registry()["pid"]
             with running.client() as stranger:
                 assert stranger.get("/v2/app/tags/list").status_code == 401
-            write(manifest, registry(port=port, access={"anonymous": "pull"}))
-            running.until("^ready: ")
-            with running.client() as stranger:
-                assert stranger.get("/v2/app/tags/list").status_code == 404
+                write(manifest, registry(port=port, access={"anonymous": "pull"}))
+                await_true(lambda: stranger.get("/v2/app/tags/list").status_code == 404)
+            assert running.registry()["pid"] == pid
 
     def test_users_are_read_again_without_a_restart(self, tmp_path: Path) -> None:
         """A new password is good while the same process goes on, and the old one is not."""

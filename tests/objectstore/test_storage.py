@@ -236,6 +236,19 @@ class TestFiles:
 
         run(scenario())
 
+    def test_of_several_who_create_one_at_once_one_does(self, open_: Open) -> None:
+        async def scenario() -> None:
+            storages = [open_() for _ in range(4)]
+            for name in ("a", "b", "c"):
+                path = f"repositories/{name}/link"
+                creating = [storage.create(path, str(number).encode()) for number, storage in enumerate(storages)]
+                created = await asyncio.gather(*creating)
+                assert sorted(created) == [False, False, False, True]
+                assert await open_().read(path) == str(created.index(True)).encode()
+                assert await storages[0].create(path, b"late") is False
+
+        run(scenario())
+
     def test_repositories_are_found_at_every_depth(self, open_: Open) -> None:
         async def scenario() -> None:
             storage = open_()

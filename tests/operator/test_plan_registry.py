@@ -150,7 +150,6 @@ class TestRollout:
         "spec",
         [
             {"log": {"level": "debug"}},
-            {"access": {"anonymous": "pull"}},
             {"tls": {"disabled": {}}},
             {"image": {"tag": "2"}},
             {"resources": {"limits": {"cpu": 1}}},
@@ -159,6 +158,12 @@ class TestRollout:
     def test_another_configuration_rolls(self, spec: Json) -> None:
         """The server reads it at its start."""
         assert self.template(spec) != self.template()
+
+    def test_another_policy_does_not(self) -> None:
+        """The server follows its configuration's access."""
+        public = {"access": {"anonymous": "pull"}}
+        assert self.template(public) == self.template()
+        assert plan(public)["Secret-config"] != plan()["Secret-config"]
 
     def test_another_certificate_or_password_does_not(self) -> None:
         """The server reads them again."""

@@ -12,7 +12,9 @@ from registry_server.auth.policy import translate
 from registry_server.config import Action, Config
 
 ALICE, CI = Subject.user("alice"), Subject.user("ci")
-ACTIONS: tuple[Action, ...] = ("pull", "push", "delete")
+ACTIONS: tuple[Action, ...] = ("pull", "push", "delete", "admin")
+EVE = Subject.user("oidc:eve", groups=("oidc:dev", "Domain Users"))
+ROBOT = Subject("serviceaccount", "ci:builder", ("system:serviceaccounts", "system:serviceaccounts:ci"))
 
 
 def access(*policies: dict[str, object], logins: bool = True) -> AccessPolicy:
@@ -48,7 +50,7 @@ def test_nothing_is_allowed_that_nothing_grants() -> None:
         ("reader", {"pull"}),
         ("writer", {"pull", "push"}),
         ("maintainer", {"pull", "push", "delete"}),
-        ("admin", {"pull", "push", "delete"}),
+        ("admin", {"pull", "push", "delete", "admin"}),
     ],
 )
 def test_roles(role: str, actions: set[Action]) -> None:
@@ -58,17 +60,28 @@ def test_roles(role: str, actions: set[Action]) -> None:
 @pytest.mark.parametrize(
     ("subject", "covered"),
     [
-        ("anonymous", {ANONYMOUS, ALICE, CI}),
-        ("authenticated", {ALICE, CI}),
+        ("anonymous", {ANONYMOUS, ALICE, CI, EVE, ROBOT}),
+        ("authenticated", {ALICE, CI, EVE, ROBOT}),
         ("user:ci", {CI}),
+        ("user:oidc:eve", {EVE}),
+        ("user:ci:builder", set()),
+        ("user:eve", set()),
+        ("group:oidc:dev", {EVE}),
+        ("group:Domain Users", {EVE}),
+        ("group:dev", set()),
+        ("group:oidc:eve", set()),
+        ("serviceaccount:ci:builder", {ROBOT}),
+        ("serviceaccount:ci:other", set()),
+        ("group:system:serviceaccounts:ci", {ROBOT}),
         ("user:anonymous", set()),
         ("user:authenticated", set()),
     ],
 )
 def test_subjects(subject: str, covered: set[Subject]) -> None:
     policy = access({"subjects": [subject], "repositories": ["**"], "role": "reader"})
-    assert {one for one in (ANONYMOUS, ALICE, CI) if policy.allows(one, "team/app", "pull")} == covered
-    assert {one for one in (ANONYMOUS, ALICE, CI) if policy.may_list(one)} == covered
+    everyone = (ANONYMOUS, ALICE, CI, EVE, ROBOT)
+    assert {one for one in everyone if policy.allows(one, "team/app", "pull")} == covered
+    assert {one for one in everyone if policy.may_list(one)} == covered
 
 
 def test_grants_add_up() -> None:
@@ -92,9 +105,9 @@ def test_without_access_whoever_logs_in_may_do_everything_and_nobody_else_anythi
     assert not policy.may_list(ANONYMOUS)
 
 
-def test_without_access_and_logins_everyone_may_do_everything() -> None:
+def test_without_access_and_logins_everyone_may_do_everything_but_administer() -> None:
     policy = AccessPolicy.from_config(Config.model_validate({"version": "0.1", "storage": {"filesystem": {}}}))
-    assert granted(policy, ANONYMOUS) == set(ACTIONS)
+    assert granted(policy, ANONYMOUS) == {"pull", "push", "delete"}
     assert policy.may_list(ANONYMOUS)
 
 

@@ -45,7 +45,7 @@ def test_it_says_its_version() -> None:
     assert run("--version").output == f"registry-server, version {__version__}\n"
 
 
-@pytest.mark.parametrize("words", [[], ["serve"], ["htpasswd"], ["config"], ["config", "check"]])
+@pytest.mark.parametrize("words", [[], ["serve"], ["htpasswd"], ["config"], ["config", "check"], ["access", "check"]])
 def test_help_is_there_for_every_command(words: list[str]) -> None:
     result = run(*words, "--help")
     assert result.exit_code == 0
@@ -254,3 +254,73 @@ def test_what_starts_the_server_does_not_load_what_draws_tables() -> None:
     script = "import sys, registry_server.cli; print({'rich', 'registry_server.serve'} & sys.modules.keys())"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout == "set()\n"
+
+
+class TestAccessCheck:
+    POLICIES = """
+auth: {htpasswd: {realm: Tests, path: %s/htpasswd}}
+access:
+  policies:
+    - {subjects: [anonymous], repositories: ["public/**"], role: reader}
+    - {subjects: ["group:dev", "serviceaccount:ci:builder"], repositories: ["team/*"], role: writer}
+    - {subjects: ["user:alice"], repositories: ["**"], actions: [pull, admin]}
+  immutabletags:
+    - {repositories: ["team/*"], semver: true}
+"""
+
+    @pytest.fixture
+    def policies(self, config_file: Path) -> Path:
+        (config_file.parent / "htpasswd").write_text(entry("alice", "secret", 4))
+        config_file.write_text(config_file.read_text() + self.POLICIES % config_file.parent)
+        return config_file
+
+    @pytest.mark.parametrize(
+        ("words", "code", "said"),
+        [
+            (
+                ["pull", "public/a"],
+                0,
+                "whoever has no login may pull public/a\n  access.policies[0] grants it: anonymous",
+            ),
+            (["push", "public/a"], 1, "may not push public/a\n  access.policies[0] grants pull there, not push: "),
+            (["pull", "team/a"], 1, "access.policies[1] grants it to others: group:dev, "),
+            (["push", "team/a", "--user", "alice"], 1, "access.policies[2] grants pull+admin there, not push: "),
+            (
+                ["push", "team/a", "--user", "bob", "--group", "dev"],
+                0,
+                "user bob may push team/a\n  access.policies[1]",
+            ),
+            (["push", "team/a", "--serviceaccount", "ci:builder"], 0, "serviceaccount:ci:builder may push team/a"),
+            (["admin", "x", "--user", "alice"], 0, "access.policies[2] grants it: user:alice: pull+admin on **"),
+            (["delete", "x"], 1, "  no policy grants delete on x to anyone"),
+            (["push", "team/a", "--user", "b", "--group", "dev", "--tag", "1.0.0"], 0, "tag 1.0.0 immutable: once"),
+        ],
+    )
+    def test_it_says_who_may_what_and_why(self, policies: Path, words: list[str], code: int, said: str) -> None:
+        action, repository, *more = words
+        result = run("access", "check", policies, "--action", action, "--repository", repository, *more)
+        assert said in result.output
+        assert result.exit_code == code
+
+    def test_for_programs(self, policies: Path) -> None:
+        words = ["--action", "pull", "--repository", "public/a", "--format", "json"]
+        answer = json.loads(run("access", "check", policies, *words).stdout)
+        assert answer["allowed"] is True
+        assert len(answer["reasons"]) == 1
+
+    def test_without_policies_whoever_logs_in_may(self, config_file: Path) -> None:
+        words = ["--action", "push", "--repository", "a"]
+        assert run("access", "check", config_file, *words).exit_code == 0
+        assert run("access", "check", config_file, *words[:1], "admin", *words[2:]).exit_code == 1
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["--repository", "UPPER"],
+            ["--repository", "a", "--tag", "/"],
+            ["--repository", "a", "--group", "dev"],
+            ["--repository", "a", "--user", "a", "--serviceaccount", "a:b"],
+        ],
+    )
+    def test_a_question_that_makes_no_sense(self, policies: Path, words: list[str]) -> None:
+        assert run("access", "check", policies, "--action", "pull", *words).exit_code == 2

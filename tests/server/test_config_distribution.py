@@ -22,12 +22,10 @@ def read(directory: Path, text: str) -> Loaded:
         ("reporting: {bugsnag: {apikey: x}}", "4: reporting"),
         ("compatibility: {schema1: {enabled: true}}", "4: compatibility"),
         ("policy: {repository: {classes: [image]}}", "4: policy.repository.classes"),
-        ("auth: {token: {realm: x, service: y, issuer: z, rootcertbundle: /w}}", "4: auth.token"),
         ("auth: {silly: {realm: x, service: y}}", "4: auth.silly"),
         ("auth: silly", "4: auth.silly"),
         ("http: {net: unix}", "4: http.net"),
         ("http: {tls: {letsencrypt: {email: a@b.c, cachefile: /x}}}", "4: http.tls.letsencrypt"),
-        ("http: {tls: {clientcas: [/ca.pem]}}", "4: http.tls.clientcas"),
         ("http: {tls: {ciphersuites: [TLS_AES_128_GCM_SHA256]}}", "4: http.tls.ciphersuites"),
         ("log: {hooks: [{type: mail}]}", "4: log.hooks"),
         ("  inmemory:", "4: storage.inmemory"),
@@ -152,3 +150,9 @@ health:
         "7: storage.cache.blobdescriptor: has no effect",
     ]
     assert loaded.config.http.secret.get_secret_value() == "somethingelse"
+
+
+@pytest.mark.parametrize("kind", ["request-client-cert", "require-any-client-cert", "verify-client-cert-if-given"])
+def test_certificates_of_clients_are_required_or_not_asked_for(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(ConfigError, match=f"http.tls.clientauth: {kind} is not offered: who a client's certificate"):
+        read(tmp_path, f"{BASE}http: {{tls: {{certificate: /c, key: /k, clientauth: {kind}}}}}\n")

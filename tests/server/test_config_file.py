@@ -203,7 +203,7 @@ class TestFaults:
                 "auth: htpasswd\n",
                 "3: auth.htpasswd.path: is missing; give the path of a file made with: registry-server",
             ),
-            ("access:\n", "3: access.policies: is missing; add policies, or remove access"),
+            ("access:\n", "3: access: has no policies; add them, or remove access"),
         ],
     )
     def test_each_is_one_line_with_its_place(self, config_file: Path, text: str, fault: str) -> None:
@@ -215,7 +215,7 @@ class TestFaults:
         [
             (
                 "{subjects: [anon], repositories: ['**'], role: reader}",
-                "subjects[0]: must be anonymous, authenticated or",
+                "subjects[0]: must be anonymous, authenticated, user:NAME",
             ),
             ("{subjects: ['user:'], repositories: ['**'], role: reader}", "subjects[0]: must be anonymous"),
             ("{subjects: [], repositories: ['**'], role: reader}", "subjects: must not be empty"),
@@ -227,7 +227,7 @@ class TestFaults:
             ("{subjects: [anonymous], repositories: [team/], role: reader}", "repositories[0]: has an empty component"),
             (
                 "{subjects: [anonymous], repositories: ['**'], actions: [read]}",
-                "actions[0]: must be pull, push or delete",
+                "actions[0]: must be pull, push, delete or admin",
             ),
         ],
     )
@@ -472,3 +472,47 @@ class TestDump:
 
     def test_distribution_reads_the_version_it_writes(self) -> None:
         assert yaml.safe_load(dump(Config(version="0.1", storage=Storage(filesystem={}))))["version"] == 0.1
+
+
+OIDC = "oidc: {issuer: https://login.example.com, clientid: registry}"
+TOKEN = "token: {realm: https://tokens.example.com, service: registry, issuer: tokens, jwks: %s}"
+
+
+class TestLogins:
+    """What goes together, and what would let more in than was meant."""
+
+    @pytest.mark.parametrize(
+        ("auth", "fault"),
+        [
+            ("{token: {service: a, issuer: b, realm: c}}", "auth.token: needs rootcertbundle or jwks"),
+            ("{token: {service: a, issuer: b, jwks: /x}}", "auth.token: needs realm"),
+            ("{token: {issuer: b, realm: c, jwks: /x}}", "auth.token.service: is missing; give the name by which"),
+            (
+                "{token: {service: a, issuer: b, realm: c, jwks: /x, signingalgorithms: [HS256]}}",
+                "auth.token.signingalgorithms[0]: HS256 is not accepted: whoever can verify such a token can make one",
+            ),
+            (
+                "{token: {service: a, issuer: b, realm: c, jwks: /x, signingalgorithms: [none]}}",
+                "auth.token.signingalgorithms[0]: none is not accepted",
+            ),
+            ("{oidc: {issuer: 'http://login.example.com', clientid: a}}", "auth.oidc.issuer: must be https"),
+            ("{oidc: {issuer: login, clientid: a}}", "auth.oidc.issuer: must be a URL such as https://login"),
+            ("{oidc: {clientid: a}}", "auth.oidc.issuer: is missing; give the issuer's URL"),
+            ("{kubernetes: {}}", "auth.kubernetes.audience: is missing; give what tokens must be made for"),
+            (f"{{{OIDC}, {TOKEN % '/x'}}}", "auth: token stands alone: its server knows the logins"),
+        ],
+    )
+    def test_what_is_wrong_with_them(self, config_file: Path, auth: str, fault: str) -> None:
+        found = faults(config_file, f"{BASE}auth: {auth}\n")
+        assert any(one.startswith(f"3: {fault}") for one in found), found
+
+    @pytest.mark.parametrize("auth", [OIDC, "kubernetes: {audience: registry}"])
+    def test_logins_of_others_need_policies(self, config_file: Path, auth: str) -> None:
+        found = faults(config_file, f"{BASE}auth: {{{auth}}}\n")
+        assert "needs access.policies; without them every" in found[0]
+
+    def test_a_token_server_has_policies_of_its_own(self, config_file: Path) -> None:
+        found = faults(config_file, f"{BASE}auth: {{{TOKEN % config_file}}}\naccess: {{policies: []}}\n")
+        assert "access.policies: the token server decides who may do what" in found[0]
+        rules = "access: {immutabletags: [{repositories: ['**'], semver: true}]}"
+        assert read(config_file, f"{BASE}auth: {{{TOKEN % config_file}}}\n{rules}\n").config.auth.has_logins

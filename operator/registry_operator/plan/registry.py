@@ -95,6 +95,12 @@ class _Plan:
         return debug.addr.port
 
     @property
+    def config_hash(self) -> str:
+        """Changes with what takes a start to take effect: `access` is followed by a running server."""
+        settled = self.config.model_copy(update={"access": None})
+        return hashlib.sha256(config.dump(settled).encode()).hexdigest()[:16]
+
+    @property
     def selector(self) -> dict[str, str]:
         """Labels that only this Registry's pods have. A Deployment's selector can never change."""
         return {"app.kubernetes.io/name": "registry", REGISTRY_LABEL: label_value(self.registry.metadata.name)}
@@ -168,7 +174,7 @@ class _Plan:
             selector=self.selector,
             labels=child_labels(self.registry.metadata.name),
             service_account=self.name(),
-            config_hash=hashlib.sha256(self.config_text.encode()).hexdigest()[:16],
+            config_hash=self.config_hash,
             config_file=str(PurePosixPath(self.placement.config_directory) / CONFIG_FILE),
             port=self.config.http.addr.port,
             debug_port=self.debug_port,

@@ -215,6 +215,10 @@ class SqlMetadata:
     ) -> None:
         await self._database.write(lambda connection: _link_manifests(connection, repository, manifests, tags))
 
+    async def claim_tag(self, repository: str, tag: str, digest: Digest) -> Tagged | None:
+        await self._database.write(lambda connection: _claim_tag(connection, repository, tag, digest))
+        return await self.tagged(repository, tag)
+
     async def linked_manifest(self, repository: str, digest: Digest) -> Digest | None:
         parameters = {"repository": repository, "digest": str(digest)}
         return _only_digest(await self._database.fetch(self._manifest, parameters))
@@ -317,6 +321,19 @@ def _link_manifests(
         for tag, digest in sorted(tagged.items())
     ]
     _insert_or_update(connection, tags, rows, update=("manifest_id", "updated_at"))
+
+
+def _claim_tag(connection: Connection, repository: str, tag: str, digest: Digest) -> None:
+    repository_id, now = _repository_id(connection, repository), _now()
+    manifest_id = _manifest_ids(connection, repository_id, {digest})[digest]
+    row = {
+        "repository_id": repository_id,
+        "name": tag,
+        "manifest_id": manifest_id,
+        "created_at": now,
+        "updated_at": now,
+    }
+    _insert_missing(connection, tags, [row])
 
 
 def _link_references(

@@ -106,6 +106,13 @@ class ObjectStorage:
         for path, content in files:
             await self.bucket.put(f"{self.root}/{path}", content)
 
+    async def create(self, path: str, content: bytes) -> bool:
+        try:
+            await self.bucket.put(f"{self.root}/{path}", content, new=True)
+        except Conflict:
+            return False
+        return True
+
     async def exists(self, path: str) -> bool:
         key = f"{self.root}/{path}"
         async with aclosing(self.bucket.below(key)) as objects:
