@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from registry_server.config import distribution
@@ -94,7 +94,18 @@ def outcome_of(known: Known) -> Row:
     field = _field(known.path)
     if field is None:
         raise LookupError(f"{dotted(known.path)} is known to distribution, and to nobody here")
+    if (refusal := _refusal(field, known.example)) is not None:
+        return Row(known.path, "refused", known.type, _default(field), refusal)
     return Row(known.path, "works", known.type, _default(field))
+
+
+def _refusal(field: FieldInfo, example: Any) -> str | None:
+    """Why the type of a setting takes no value but the one that changes nothing."""
+    try:
+        _holder(field).model_validate({"value": example})
+    except ValidationError as error:
+        return str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+    return None
 
 
 def own() -> list[Row]:
