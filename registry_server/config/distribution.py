@@ -125,6 +125,7 @@ KNOWN: _Known = {
     },
     "middleware": _Setting(harmless=_no_middleware, reason="it is code of distribution's"),
     "redis": _Setting(harmless=_always, tunes=True),
+    "proxy": {"cachewritetimeout": _TUNING},
     "policy": _Block(
         {
             "repository": _Block(

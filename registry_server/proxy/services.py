@@ -293,7 +293,7 @@ class CachedUploads(Uploads):
         self._places.refuse_writing(repository)
         return await super().start(repository)
 
-    async def mount(self, repository: str, digest: Digest, *, source: str | None, visible: Visible) -> bool:
+    async def mount(self, repository: str, digest: Digest, *, source: str | None, visible: Visible) -> str | None:
         self._places.refuse_writing(repository)
         return await super().mount(repository, digest, source=source, visible=visible)
 

@@ -61,7 +61,7 @@ class Uploads:
         """
         if source is None:
             if digest.algorithm == CANONICAL and await self._storage.blob(digest) is None:
-                return False  # known nowhere: spares the search
+                return None  # known nowhere: spares the search
             source = await self._metadata.holder(digest, visible=visible)
         elif not visible(source):
             return None
