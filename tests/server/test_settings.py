@@ -62,7 +62,7 @@ class TestLog:
         registry = serve({"log": {"reportcaller": True}})
         (entry,) = [entry for entry in registry.entries(func="_announce") if "listens on" in entry["msg"]]
         file, _, line = entry["file"].rpartition(":")
-        assert file.endswith("/registry_server/serve.py")
+        assert file.endswith("/registry_server/serve/__init__.py")
         assert line.isdecimal()
 
     def test_of_requests_can_be_left_out(self, serve: Serve) -> None:

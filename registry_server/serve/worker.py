@@ -1,61 +1,48 @@
-"""A server's life: bind, start the workers, keep them running, end them.
+"""A worker: one of the processes that answer requests.
 
-    run ─► prepare ─► supervise ─► stop                  in the first process
-             └► worker: serve ─► take leave ─► drain     one a core, sharing the sockets
-
-Workers share nothing but storage, the listening sockets and the folder they publish their metrics in.
+serve ─► take leave ─► drain
+  └► in the background: health, metrics, the access log, files that change, uploads nobody finished, events
 """
 
 import asyncio
 import ctypes
-import hmac
-import importlib.util
 import logging
 import multiprocessing
 import os
-import secrets
 import signal
 import socket
-import ssl
 import sys
-import tempfile
-import time
-import uuid
 from collections.abc import Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
-from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any, Final
 
 import uvloop
 
-from registry_server import __version__, log
 from registry_server.auth.immutable import TagRules
 from registry_server.auth.logins import Logins
 from registry_server.auth.policy import AccessPolicy
-from registry_server.auth.tokens import shared_key
-from registry_server.config import Address, Config, ConfigError, FollowedConfig, Storage, UploadPurging
+from registry_server.config import Config, ConfigError, FollowedConfig, UploadPurging
 from registry_server.health import ServerHealth
 from registry_server.http.app import App, DebugApp
-from registry_server.http.engine import Certificate, CertificateError, Listener, bind
+from registry_server.http.engine import Listener
 from registry_server.http.handlers import Handler, Handlers
 from registry_server.http.reporter import Reporter
 from registry_server.http.routes import Resource
 from registry_server.http.security import Security
 from registry_server.http.token import TokenEndpoint
 from registry_server.log import AccessLog
-from registry_server.metadata.drivers import open_metadata, prepare
+from registry_server.metadata.drivers import open_metadata
 from registry_server.metrics import Metrics
-from registry_server.notifications import Journal, Recorder, Source, SpoolError, prepare_spool
+from registry_server.notifications import Recorder, Source
 from registry_server.proxy import PullThrough
 from registry_server.registry import Registry
 from registry_server.registry.lists import Pages
 from registry_server.registry.manifest import understand
 from registry_server.registry.rules import Rules
-from registry_server.storage import open_storage, preparation
-from registry_server.storage.contract import StorageError, StorageRefused
+from registry_server.serve.preparation import open_journal, read_certificate
+from registry_server.serve.shared import Shared
+from registry_server.storage import open_storage
+from registry_server.storage.contract import StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -68,161 +55,9 @@ PUBLISH_EVERY: Final = 1.0
 MOVE_ON: Final = 5.0
 """Seconds that clients of a replaced listener have to come back on a new connection before idle ones are closed."""
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-CRASH_LOOP: Final = 5
-"""Workers that may end unasked within a minute before the server gives up."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """What the first process hands to every worker."""
-
-    config: Config
-    config_file: Path
-    api: socket.socket
-    debug: socket.socket | None
-    metrics_directory: Path
-    token_key: bytes
-    instance: str
-    spool: Path
-    """The folder for content on its way from upstreams, if there are any."""
-
-    def stop_listening(self) -> None:
-        """Let go of the ports. Once all processes have, new clients are refused, and another server may start."""
-        self.api.close()
-        if self.debug is not None:
-            self.debug.close()
-
-
-def run(config: Config, file: Path, *, workers: int) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit code. Raises ConfigError for what can't be served.
-
-    `config` was read from `file`, which is followed from then on.
-    """
-    log.configure(config.log)
-    check(config)
-    with tempfile.TemporaryDirectory(prefix="regatta-metrics-") as directory:
-        shared = Shared(
-            config=config,
-            config_file=file,
-            api=_bind(config.http.addr, "http.addr"),
-            debug=None if config.http.debug is None else _bind(config.http.debug.addr, "http.debug.addr"),
-            metrics_directory=Path(directory),
-            token_key=_token_key(config),
-            instance=str(uuid.uuid4()),
-            spool=_spool(config) or Path(directory) / "spool",
-        )
-        _announce(shared, workers)
-        return Supervisor(shared, workers).run()
-
-
-def check(config: Config) -> None:
-    """Find out now what would otherwise only fail at the first request. Raises ConfigError."""
-    if config.storage.filesystem is not None:
-        _check_folder(config.storage.filesystem.rootdirectory)
-    elif importlib.util.find_spec("obstore") is None:
-        raise ConfigError(f"storage.{config.storage.driver}: needs obstore: pip install 'regatta[objectstore]'")
-    elif not config.storage.maintenance.readonly.enabled:
-        _check_bucket(config.storage)
-    prepare(config.metadata)
-    _certificate(config)
-    Logins.from_config(config, secrets.token_bytes(32)).authenticator.close()
-    _check_upstreams(config)
-    if config.notifications.enabled:
-        _prepare_events(config)
-
-
-def _check_folder(root: Path) -> None:
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=root):
-            pass
-    except OSError as error:
-        raise ConfigError(
-            f"storage.filesystem.rootdirectory: {root}: {error.strerror}; the server's user must be able to write there"
-        ) from error
-
-
-def _check_bucket(settings: Storage) -> None:
-    """A store that is away may come back, and `/readyz` says so; one that refuses won't change its mind."""
-    try:
-        preparation.try_writing(settings)
-    except StorageRefused as error:
-        raise ConfigError(f"storage.{settings.driver}: {error}; correct the bucket or its credentials") from error
-    except StorageError as error:
-        logger.warning("%s; serving will begin when it is back", error)
-
-
-class Supervisor:
-    """Keeps the workers running."""
-
-    def __init__(self, shared: Shared, count: int) -> None:
-        self._shared = shared
-        self._count = count
-        # Forked from a process with a single thread, workers share its memory and start within milliseconds.
-        self._context = multiprocessing.get_context("fork")
-        self._workers: dict[int, BaseProcess] = {}
-        self._deaths: list[float] = []
-        self._wake, self._waker = socket.socketpair()
-        self._stopping = False
-
-    def run(self) -> int:
-        """Returns the exit code."""
-        for handled in STOP_SIGNALS:
-            signal.signal(handled, self._stop)
-        for index in range(self._count):
-            self._start(index)
-        while not self._stopping:
-            wait([self._wake, *(worker.sentinel for worker in self._workers.values())])
-            if not self._stopping and not self._replace_the_dead():
-                self._end_all()
-                return 1
-        self._end_all()
-        return 0
-
-    def _stop(self, _number: int, _frame: Any) -> None:
-        self._stopping = True
-        self._waker.send(b"x")
-
-    def _start(self, index: int) -> None:
-        worker = self._context.Process(target=_worker, args=(self._shared, index), name=f"worker-{index}")
-        # Held back until the worker has handlers of its own: those it inherits would swallow what it is told.
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        try:
-            worker.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-        self._workers[index] = worker
-
-    def _replace_the_dead(self) -> bool:
-        """False when workers end too often for another try to help."""
-        for index, worker in list(self._workers.items()):
-            if worker.is_alive():
-                continue
-            logger.error("worker %d ended with exit code %s; starting another", index, worker.exitcode)
-            now = time.monotonic()
-            self._deaths = [death for death in self._deaths if now - death < 60] + [now]
-            if len(self._deaths) > CRASH_LOOP:
-                logger.error("workers keep ending; giving up")
-                return False
-            self._start(index)
-        return True
-
-    def _end_all(self) -> None:
-        notice, drain = self._shared.config.shutdown.notice, self._shared.config.http.draintimeout
-        logger.info("stopping: no new connections after %s; requests in progress then have %s", notice, drain)
-        self._shared.stop_listening()
-        for worker in self._workers.values():
-            worker.terminate()
-        deadline = time.monotonic() + (notice + drain).total_seconds() + 2
-        for worker in self._workers.values():
-            worker.join(max(deadline - time.monotonic(), 0.1))
-            if worker.is_alive():
-                worker.kill()
-                worker.join()
-        logger.info("stopped")
-
-
-def _worker(shared: Shared, index: int) -> None:
+def work(shared: Shared, index: int) -> None:
     """A worker's process."""
     # Ctrl-C reaches the whole foreground group; the first process decides when a worker ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -251,10 +86,10 @@ class Worker:
         pages = Pages(config.tags.maxtags, config.catalog.maxentries)
         self._registry = Registry.over(self._storage, self._metadata, rules=Rules.from_config(config), pages=pages)
         self._pull_through = self._open_pull_through(pages)
-        self._journal = _journal(config)
+        self._journal = open_journal(config)
         self._recorder = None if self._journal is None else Recorder(self._journal, config.notifications, self._metrics)
         self._app = self._build_app()
-        self._certificate = _certificate(config)
+        self._certificate = read_certificate(config)
         self._retired: dict[Listener, asyncio.Task[None]] = {}
         """Listeners with an old certificate, and what closes them."""
 
@@ -416,7 +251,7 @@ class Worker:
     def _reload_certificate(self) -> None:
         """Serve a changed certificate from a new listener, and let the old one finish what it has."""
         try:
-            certificate = _certificate(self._shared.config)
+            certificate = read_certificate(self._shared.config)
         except ConfigError as error:
             # Half of a pair was replaced so far, perhaps; what is served goes on.
             logger.warning("%s; serving the previous certificate", error)
@@ -449,95 +284,6 @@ class Worker:
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await asyncio.gather(self._listener.close(), *(retired.close() for retired in self._retired))
-
-
-def _certificate(config: Config) -> Certificate | None:
-    tls = config.http.tls
-    if tls is None:
-        return None
-    try:
-        return Certificate.read(tls.certificate, tls.key, minimum=tls.minimumtls, client_authorities=tls.clientcas)
-    except CertificateError as error:
-        raise ConfigError(f"http.tls: {error}") from error
-
-
-def _token_key(config: Config) -> bytes:
-    secret = config.http.secret.get_secret_value()
-    if secret:
-        return hmac.digest(secret.encode(), b"tokens", "sha256")
-    if not config.auth.issues_tokens:
-        return secrets.token_bytes(32)
-    if config.storage.filesystem is not None:
-        return shared_key(config.storage.filesystem.rootdirectory / ".regatta" / "token-key")
-    try:
-        return preparation.shared_secret(config.storage, "token-key")
-    except StorageError as error:
-        raise ConfigError(
-            f"storage.{config.storage.driver}: {error}; the key of tokens is kept there: try again later, or set "
-            "http.secret, the same for all replicas"
-        ) from error
-
-
-def _check_upstreams(config: Config) -> None:
-    for remote in config.proxy.remotes.values():
-        try:
-            ssl.create_default_context(cafile=remote.ca)
-        except OSError as error:  # ssl.SSLError is one
-            raise ConfigError(f"proxy: ca {remote.ca} of {remote.host}: is no PEM file of certificates") from error
-    spool = _spool(config)
-    if config.proxy.remotes and spool is not None:
-        try:
-            spool.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"proxy.spool: {spool}: {error.strerror}; choose another folder") from error
-
-
-def _spool(config: Config) -> Path | None:
-    """A folder for each host: what a file system that several share shows of a growing file is not to be relied on."""
-    spool, filesystem = config.proxy.spool, config.storage.filesystem
-    if spool is None and filesystem is not None:
-        spool = filesystem.rootdirectory / ".regatta" / "spool"
-    return None if spool is None else spool / socket.gethostname()
-
-
-def _events_folder(config: Config) -> Path:
-    directory, filesystem = config.notifications.spool.directory, config.storage.filesystem
-    if directory is not None:
-        return directory
-    if filesystem is None:
-        raise ConfigError("notifications.spool.directory: is missing")  # which the types have refused before
-    return filesystem.rootdirectory / ".regatta" / "notifications"
-
-
-def _prepare_events(config: Config) -> None:
-    endpoints = [endpoint.name for endpoint in config.notifications.enabled]
-    try:
-        prepare_spool(_events_folder(config), max_size=config.notifications.spool.maxsize, endpoints=endpoints)
-    except SpoolError as error:
-        raise ConfigError(f"notifications.spool.directory: {error}") from error
-
-
-def _journal(config: Config) -> Journal | None:
-    """None where nobody is told anything."""
-    if not config.notifications.enabled:
-        return None
-    return Journal(_events_folder(config), max_size=config.notifications.spool.maxsize)
-
-
-def _bind(address: Address, key: str) -> socket.socket:
-    try:
-        return bind(address.host, address.port)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise ConfigError(
-            f"{key}: cannot listen on {address}: {reason}; choose another address or end what listens there"
-        ) from error
-
-
-def _announce(shared: Shared, workers: int) -> None:
-    scheme = "http" if shared.config.http.tls is None else "https"
-    host, port = shared.api.getsockname()[:2]
-    logger.info("regatta %s listens on %s://[%s]:%d with %d worker(s)", __version__, scheme, host, port, workers)
 
 
 def _end_with_parent() -> None:
