@@ -12,7 +12,7 @@ from registry_server.config import EventAction
 from registry_server.http.engine import Scope
 from registry_server.http.handlers import Handler
 from registry_server.http.message import Request, Response
-from registry_server.http.origin import client_address, external
+from registry_server.http.origin import claimed_address, external
 from registry_server.http.routes import Resource, Target
 from registry_server.notifications import Recorder, Source
 from registry_server.notifications.events import OCTETS, Cause, Kind, descriptor, event, references
@@ -144,7 +144,7 @@ def _deletion(kind: Kind, repository: str, *, digest: str = "", tag: str = "") -
 def _cause(request: Request, host: str) -> Cause:
     return Cause(
         id=request.id,
-        addr=client_address(request),
+        addr=claimed_address(request),
         host=host,
         method=request.method,
         agent=request.headers.get("user-agent") or "",

@@ -14,10 +14,9 @@ from registry_server.auth.authenticator import basic_challenge, quoted
 from registry_server.auth.login import NOBODY, Login, LoginUnavailable, TooManyAttempts, Unauthenticated
 from registry_server.auth.subject import ANONYMOUS
 from registry_server.config import Action, Token
-from registry_server.http.client import Networks, client_address
 from registry_server.http.engine import Scope
 from registry_server.http.message import Request
-from registry_server.http.origin import external
+from registry_server.http.origin import Networks, client_address, external
 from registry_server.http.routes import METHODS, Target
 from registry_server.registry.errors import Denied, TooManyRequests, Unauthorized, Unavailable
 

@@ -5,8 +5,8 @@ from ipaddress import ip_network
 
 import pytest
 
-from registry_server.http.client import client_address
 from registry_server.http.message import Request
+from registry_server.http.origin import client_address
 
 TRUSTED = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
 
