@@ -8,7 +8,7 @@ LOCKS  := runtime dev server operator build
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup setup-dev test e2e demo demo-down lint format crds reference manifests chart images lock clean
+.PHONY: help run setup setup-dev test test-backends e2e demo demo-down lint format crds reference manifests chart images lock clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,15 +20,15 @@ setup: $(VENV)/.runtime ## Prepare .venv with all that the server and the operat
 
 setup-dev: $(VENV)/.dev ## Prepare .venv with the tools for tests and checks as well
 
-test: setup-dev ## Check style, types and layers, then run every test
+test: setup-dev ## Check style, types and layers, then run the tests that need no other server's software
 	@$(BIN)/python -m tests.toolchain ensure
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST)
+	@$(BIN)/coverage run -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(or $(PYTEST),-m 'not backends')
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report --skip-covered --sort=cover | tail -n 40
 
 e2e: setup-dev ## Run the end-to-end tests with real pods, in a cluster that is made for them
-	@$(BIN)/python -m tests.toolchain ensure --e2e
+	@$(BIN)/python -m tests.toolchain ensure --suite e2e
 	@$(BIN)/pytest --numprocesses 2 --dist loadgroup $(if $(PYTEST),$(PYTEST),tests/e2e)
 
 demo: setup-dev ## Show it all on a real cluster that stays, and the lines to go on by hand
@@ -36,6 +36,10 @@ demo: setup-dev ## Show it all on a real cluster that stays, and the lines to go
 
 demo-down: setup-dev ## End what `make demo` has left
 	@$(BIN)/python -m tests.e2e.demo down
+
+test-backends: setup-dev ## Run the tests on object stores and database servers: S3, GCS, Azure, PostgreSQL, MariaDB
+	@$(BIN)/python -m tests.toolchain ensure --suite backends
+	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m backends
 
 lint: setup-dev ## Check style, types, layers and that generated files are current
 	$(BIN)/ruff check .

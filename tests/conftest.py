@@ -3,8 +3,13 @@
 import signal
 import threading
 from collections import Counter
+from pathlib import Path
 
 import pytest
+
+_TESTS = Path(__file__).parent
+_DATABASES = {"postgresql", "own_postgresql", "mariadb", "pgbouncer"}
+"""Fixtures of `tests/fixtures/databases.py`, and parameters that stand for them."""
 
 pytest_plugins = [
     "tests.fixtures.tools",
@@ -18,6 +23,19 @@ def pytest_configure() -> None:
     """Makes SIGTERM end the run as Ctrl-C does, with the fixtures torn down."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: pytest.exit("SIGTERM", returncode=143))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests on other people's servers, which `make test-backends` runs."""
+    for item in items:
+        if item.path.is_relative_to(_TESTS / "objectstore") or not _DATABASES.isdisjoint(_needs(item)):
+            item.add_marker(pytest.mark.backends)
+
+
+def _needs(item: pytest.Item) -> set[object]:
+    """The fixtures of a test, and the values of its parameters: names of drivers, perhaps."""
+    values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return {*getattr(item, "fixturenames", ()), *(value for value in values if isinstance(value, str))}
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from registry_server.notifications import Journal, SpoolError, prepare
+from registry_server.notifications import Journal, SpoolError, prepare_spool
 from registry_server.notifications.journal import SEGMENT
 
 LARGE = 64 << 20
@@ -126,15 +126,15 @@ class TestPositions:
         slow.close()
 
     def test_of_endpoints_that_are_gone_are_forgotten(self, tmp_path: Path) -> None:
-        prepare(tmp_path, max_size=LARGE, endpoints=["a", "b"])
+        prepare_spool(tmp_path, max_size=LARGE, endpoints=["a", "b"])
         assert len(list(tmp_path.glob("*.next"))) == 2
-        prepare(tmp_path, max_size=LARGE, endpoints=["b"])
+        prepare_spool(tmp_path, max_size=LARGE, endpoints=["b"])
         assert len(list(tmp_path.glob("*.next"))) == 1
 
     def test_a_directory_that_is_none_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(SpoolError, match=f"{tmp_path}/file: .*; the server's user must be able to write there"):
-            prepare(tmp_path / "file", max_size=LARGE, endpoints=["a"])
+            prepare_spool(tmp_path / "file", max_size=LARGE, endpoints=["a"])
 
 
 def test_only_one_process_delivers(tmp_path: Path, journal: Journal) -> None:

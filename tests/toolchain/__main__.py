@@ -4,8 +4,9 @@ import argparse
 import os
 import sys
 import time
+from typing import get_args
 
-from tests.toolchain.catalog import TOOLS
+from tests.toolchain.catalog import TOOLS, Suite
 from tests.toolchain.obtain import Unavailable, cache_dir, obtain
 from tests.toolchain.progress import Progress
 
@@ -22,16 +23,21 @@ def main(arguments: list[str] | None = None) -> int:
         "and its tests are skipped. Exit code 1 if it was asked for by name or REGATTA_REQUIRE_ALL=1.",
     )
     command.add_argument(
-        "name", nargs="*", help=f"one or more of {', '.join(TOOLS)}; without any all but those for end-to-end tests"
+        "name", nargs="*", help=f"one or more of {', '.join(TOOLS)}; without any all that the suite needs"
     )
-    command.add_argument("--e2e", action="store_true", help="also what only the end-to-end tests need: a whole cluster")
+    command.add_argument(
+        "--suite",
+        choices=get_args(Suite),
+        default="core",
+        help="whose needs to see to when no name is given (%(default)s)",
+    )
     parsed = parser.parse_args(arguments)
     names: list[str] = parsed.name
     if unknown := set(names) - set(TOOLS):
         parser.error(f"unknown tool {', '.join(sorted(unknown))}; there are {', '.join(TOOLS)}")
     # Go is obtained when there is something to build.
     missing = _ensure(
-        names or [tool.name for tool in TOOLS.values() if tool.name != "go" and (parsed.e2e or not tool.e2e)]
+        names or [tool.name for tool in TOOLS.values() if tool.name != "go" and tool.suite in ("core", parsed.suite)]
     )
     return int(missing and (bool(names) or os.environ.get("REGATTA_REQUIRE_ALL") == "1"))
 

@@ -2,6 +2,7 @@
 
 import platform
 from dataclasses import dataclass
+from typing import Literal
 
 OS = platform.system().lower()
 ARCH = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
@@ -59,6 +60,9 @@ class Npm:
     package: str
 
 
+Suite = Literal["core", "backends", "e2e"]
+"""What is tested: with `make test`, with `make test-backends`, with `make e2e`."""
+
 Source = Release | GoBuild | Wheel | Npm | Debian
 
 
@@ -72,7 +76,7 @@ class Tool:
     on_path: OnPath | None = None  # None: its name is too common for PATH to be trusted
     env_dir: str | None = None  # an environment variable that names a folder which holds it
     binary: str = ""  # its path inside the cache entry, the name by default
-    e2e: bool = False  # only the end-to-end tests need it
+    suite: Suite = "core"  # which tests need it
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "binary", self.binary or self.name)
@@ -98,13 +102,13 @@ _DISTRIBUTION_ARCHIVE = (
 )
 
 
-def _kubernetes(name: str, on_path: OnPath, *, env_dir: str | None = None, e2e: bool = False) -> Tool:
+def _kubernetes(name: str, on_path: OnPath, *, env_dir: str | None = None, suite: Suite = "core") -> Tool:
     return Tool(
         name,
         KUBERNETES,
         env_dir=env_dir,
         on_path=on_path,
-        e2e=e2e,
+        suite=suite,
         sources=(
             Release(f"{_KUBERNETES_BIN}/{name}", f"{_KUBERNETES_BIN}/{name}.sha256"),
             GoBuild(
@@ -154,7 +158,7 @@ TOOLS: dict[str, Tool] = {
             "kubectl", OnPath(("version", "--client"), at_least=(1, 35), below=(1, 38)), env_dir="KUBEBUILDER_ASSETS"
         ),
         *(
-            _kubernetes(name, OnPath(at_least=(1, 36), below=(1, 37)), e2e=True)
+            _kubernetes(name, OnPath(at_least=(1, 36), below=(1, 37)), suite="e2e")
             for name in ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
         ),
         Tool(
@@ -190,22 +194,25 @@ TOOLS: dict[str, Tool] = {
             "versitygw",
             VERSITYGW,
             sources=(GoBuild("github.com/versity/versitygw", "github.com/versity/versitygw/cmd/versitygw"),),
+            suite="backends",
         ),
         Tool(
             "fake-gcs-server",
             FAKE_GCS,
             sources=(GoBuild("github.com/fsouza/fake-gcs-server", "github.com/fsouza/fake-gcs-server"),),
+            suite="backends",
         ),
-        Tool("azurite-blob", AZURITE, (Npm("azurite"),), binary="node_modules/.bin/azurite-blob"),
+        Tool("azurite-blob", AZURITE, (Npm("azurite"),), binary="node_modules/.bin/azurite-blob", suite="backends"),
         # Of Debian's packages the version is Debian's.
         Tool(
             "postgres",
             "any",
             (Debian("postgresql"),),
             OnPath(at_least=(13, 0), folders=tuple(f"/usr/lib/postgresql/{major}/bin" for major in range(18, 12, -1))),
+            suite="backends",
         ),
-        Tool("mariadbd", "any", (Debian("mariadb-server"),), OnPath(at_least=(10, 6))),
-        Tool("pgbouncer", "any", (Debian("pgbouncer"),), OnPath(at_least=(1, 16))),
+        Tool("mariadbd", "any", (Debian("mariadb-server"),), OnPath(at_least=(10, 6)), suite="backends"),
+        Tool("pgbouncer", "any", (Debian("pgbouncer"),), OnPath(at_least=(1, 16)), suite="backends"),
         Tool("skopeo", "any", (Debian("skopeo"),), OnPath(at_least=(1, 9))),
         Tool("strace", "any", (Debian("strace"),), OnPath(at_least=(5, 0))),
         Tool("dockerd", "any", (Debian("docker.io"),), OnPath(at_least=(20, 10))),
@@ -235,7 +242,7 @@ TOOLS: dict[str, Tool] = {
                 ),
                 GoBuild("sigs.k8s.io/kind", "sigs.k8s.io/kind"),
             ),
-            e2e=True,
+            suite="e2e",
         ),
         # The rest of a whole cluster.
         Tool(
@@ -250,21 +257,21 @@ TOOLS: dict[str, Tool] = {
                 ),
                 GoBuild("github.com/coredns/coredns", "github.com/coredns/coredns"),
             ),
-            e2e=True,
+            suite="e2e",
         ),
-        Tool("containerd", "any", (Debian("containerd"),), OnPath(at_least=(1, 6)), e2e=True),
-        Tool("ctr", "any", (Debian("containerd"),), OnPath(at_least=(1, 6)), e2e=True),
-        Tool("runc", "any", (Debian("runc"),), OnPath(at_least=(1, 1)), e2e=True),
-        Tool("iptables", "any", (Debian("iptables"),), OnPath(at_least=(1, 8)), e2e=True),
-        Tool("buildah", "any", (Debian("buildah"),), OnPath(at_least=(1, 28)), e2e=True),
-        Tool("debootstrap", "any", (Debian("debootstrap"),), OnPath(at_least=(1, 0)), e2e=True),
+        Tool("containerd", "any", (Debian("containerd"),), OnPath(at_least=(1, 6)), suite="e2e"),
+        Tool("ctr", "any", (Debian("containerd"),), OnPath(at_least=(1, 6)), suite="e2e"),
+        Tool("runc", "any", (Debian("runc"),), OnPath(at_least=(1, 1)), suite="e2e"),
+        Tool("iptables", "any", (Debian("iptables"),), OnPath(at_least=(1, 8)), suite="e2e"),
+        Tool("buildah", "any", (Debian("buildah"),), OnPath(at_least=(1, 28)), suite="e2e"),
+        Tool("debootstrap", "any", (Debian("debootstrap"),), OnPath(at_least=(1, 0)), suite="e2e"),
         # One of the CNI plugins stands for all; iproute2 has another program of its name.
         Tool(
             "bridge",
             "any",
             (Debian("containernetworking-plugins"),),
             OnPath(folders=("/opt/cni/bin", "/usr/lib/cni")),
-            e2e=True,
+            suite="e2e",
         ),
     )
 }
