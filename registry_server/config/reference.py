@@ -143,7 +143,8 @@ def _section(annotation: Any) -> type[Section] | None:
 
 
 def _is_list(field: FieldInfo) -> bool:
-    return typing.get_origin(field.annotation) is tuple
+    """Also one that need not be there."""
+    return tuple in (typing.get_origin(one) for one in (field.annotation, *typing.get_args(field.annotation)))
 
 
 def _type(field: FieldInfo) -> str:

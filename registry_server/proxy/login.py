@@ -7,6 +7,7 @@ Sources: RFC 9110 (11.6.1), distribution's "Token Authentication Specification",
 import asyncio
 import json
 import logging
+import os
 import re
 import time
 from base64 import b64encode
@@ -180,20 +181,26 @@ class Login:
 
 async def _ask_helper(helper: CredentialHelper, host: str) -> Credentials:
     """The login that a credential helper knows for a host. Raises Denied; what it printed may be a secret."""
+    question, end = os.pipe()
     try:
+        # Asked before it starts: one that ends without listening is nobody's fault.
+        os.write(end, f"{host}\n".encode())
+        os.close(end)
         process = await asyncio.create_subprocess_exec(
             helper.command,
             "get",
-            stdin=asyncio.subprocess.PIPE,
+            stdin=question,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
         )
     except OSError as error:
         logger.error("proxy.exec: %s can't be run: %s", helper.command, error.strerror)  # noqa: TRY400
         raise Denied(f"the login for {host} can't be had; the server's log says why") from error
+    finally:
+        os.close(question)
     try:
         async with asyncio.timeout(HELPER_TIME):
-            said, _ = await process.communicate(f"{host}\n".encode())
+            said, _ = await process.communicate()
         answer = json.loads(said) if process.returncode == 0 else {}
         return Credentials(str(answer["Username"]), str(answer["Secret"]))
     except (TimeoutError, ValueError, KeyError, TypeError) as error:

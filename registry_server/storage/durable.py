@@ -12,8 +12,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-ATTEMPTS: Final = 8
-"""Times that something is tried which others may undo at the same moment."""
+ATTEMPTS: Final = 100
+"""Times that something is tried which others may undo at the same moment: few are ever needed, more by many at once."""
 
 
 def sync_directory(path: str) -> None:

@@ -218,7 +218,8 @@ class TestReplicas:
         assert one.get_manifest("latest").status_code == 404
 
     def test_a_token_of_one_is_good_for_the_other(self, s3: Store, on: Serve) -> None:
-        one, other = (on(s3, root="/tokens", users={"ci": "secret"}) for _ in range(2))
+        one = on(s3, root="/tokens", users={"ci": "secret"})
+        other = on(s3, {"auth": {"htpasswd": {"realm": "Tests", "path": str(one.htpasswd)}}}, root="/tokens")
         token = one.client("ci", "secret").get("/auth/token").json()["token"]
         response = other.client().get("/v2/_catalog", headers={"authorization": f"Bearer {token}"})
         assert response.status_code == 200

@@ -39,36 +39,42 @@ def test_a_client_that_has_the_blob_gets_none(repository: Repository) -> None:
     assert repository.get_blob(digest, **{"if-none-match": '"other"'}).status_code == 200
 
 
+def _get(ranges: Repository, span: str) -> httpx.Response:
+    return ranges.get_blob(digest_of(CONTENT), range=span)
+
+
+@given(start=st.integers(0, 1200), end=st.none() | st.integers(0, 1200))
+def test_a_range_is_a_slice(ranges: Repository, start: int, end: int | None) -> None:
+    wanted = CONTENT[start:] if end is None else CONTENT[start : end + 1]
+    response = _get(ranges, f"bytes={start}-{'' if end is None else end}")
+    if wanted:
+        assert (response.status_code, response.content) == (206, wanted)
+        assert response.headers["content-range"] == f"bytes {start}-{start + len(wanted) - 1}/1000"
+        assert response.headers["content-length"] == str(len(wanted))
+    else:
+        assert response.status_code == 416
+        assert error_codes(response) == ["RANGE_INVALID"]
+
+
+@given(length=st.integers(1, 1200))
+def test_a_suffix_is_a_slice_from_the_end(ranges: Repository, length: int) -> None:
+    response = _get(ranges, f"bytes=-{length}")
+    assert (response.status_code, response.content) == (206, CONTENT[-length:])
+
+
 class TestRanges:
-    @given(start=st.integers(0, 1200), end=st.none() | st.integers(0, 1200))
-    def test_a_range_is_a_slice(self, ranges: Repository, start: int, end: int | None) -> None:
-        wanted = CONTENT[start:] if end is None else CONTENT[start : end + 1]
-        response = self._get(ranges, f"bytes={start}-{'' if end is None else end}")
-        if wanted:
-            assert (response.status_code, response.content) == (206, wanted)
-            assert response.headers["content-range"] == f"bytes {start}-{start + len(wanted) - 1}/1000"
-            assert response.headers["content-length"] == str(len(wanted))
-        else:
-            assert response.status_code == 416
-            assert error_codes(response) == ["RANGE_INVALID"]
-
-    @given(length=st.integers(1, 1200))
-    def test_a_suffix_is_a_slice_from_the_end(self, ranges: Repository, length: int) -> None:
-        response = self._get(ranges, f"bytes=-{length}")
-        assert (response.status_code, response.content) == (206, CONTENT[-length:])
-
     @pytest.mark.parametrize(
         "span", ["bytes=1000-", "bytes=500-0", "bytes=1000-1001", "bytes=-0", "bytes=x-y", "bytes"]
     )
     def test_what_is_not_there_is_refused_with_the_size(self, ranges: Repository, span: str) -> None:
-        response = self._get(ranges, span)
+        response = _get(ranges, span)
         assert response.status_code == 416
         assert response.headers["content-range"] == "bytes */1000"
 
     @pytest.mark.parametrize("span", ["bytes=0-1,5-6", "lines=1-2", "0-1"])
     def test_what_is_not_understood_is_answered_by_the_whole(self, ranges: Repository, span: str) -> None:
         """RFC 9110, 14.2."""
-        assert self._get(ranges, span).content == CONTENT
+        assert _get(ranges, span).content == CONTENT
 
     def test_a_range_of_something_else_is_answered_by_the_whole(self, ranges: Repository) -> None:
         digest = digest_of(CONTENT)
@@ -78,9 +84,6 @@ class TestRanges:
     def test_the_empty_blob_has_no_ranges(self, repository: Repository) -> None:
         digest = repository.push_blob(b"")
         assert repository.get_blob(digest, range="bytes=0-").status_code == 416
-
-    def _get(self, ranges: Repository, span: str) -> httpx.Response:
-        return ranges.get_blob(digest_of(CONTENT), range=span)
 
 
 class TestDelete:

@@ -94,11 +94,6 @@ def test_a_password_of_digits_stays_what_it_is(config_file: Path) -> None:
         ("REGISTRY_LOG_LEVEL", "loud", "log.level: must be error, warn, info or debug"),
         ("REGISTRY_LOG_LEVEL_X", "debug", "log.level is a single value; nothing can be set within it"),
         (
-            "REGISTRY_AUTH_TOKEN_REALM",
-            "x",
-            "auth.token: is a setting of distribution's that Regatta does not implement",
-        ),
-        (
             "REGISTRY_STORAGE_INMEMORY_X",
             "x",
             "storage.inmemory: is a setting of distribution's that Regatta does not implement",

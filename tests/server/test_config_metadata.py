@@ -72,8 +72,8 @@ def load_again(folder: Path, text: str) -> Loaded:
         (f"metadata: {{sql: {{url: '{URL}', poolsize: 1}}}}\n", "metadata.sql.poolsize: must be at least 2"),
         (f"metadata: {{sql: {{url: '{URL}', migrate: no}}}}\n", "metadata.sql.migrate: must be auto or manual"),
         (
-            f"metadata: {{sql: {{uri: '{URL}'}}}}\n",
-            "metadata.sql.uri: is not a setting; remove it or use one of: migrate",
+            f"metadata: {{sql: {{dsn: '{URL}'}}}}\n",
+            "metadata.sql.dsn: is not a setting; remove it or use one of: migrate",
         ),
     ],
 )

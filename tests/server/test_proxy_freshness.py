@@ -14,7 +14,6 @@ from registry_server.metadata.layout import LayoutMetadata
 from registry_server.metrics import Metrics
 from registry_server.proxy import PullThrough
 from registry_server.reference import Digest
-from registry_server.registry import Registry
 from registry_server.registry.errors import ManifestUnknown, TooManyRequests, Unavailable
 from registry_server.registry.lists import Pages
 from registry_server.registry.manifest import understand
@@ -159,7 +158,7 @@ class TestTags:
 
         async def scenario() -> None:
             storage = FilesystemStorage(str(tmp_path / "data"))
-            of_another = Registry.over(storage, LayoutMetadata(storage, understand), sparse="all").manifests
+            of_another = Manifests(storage, LayoutMetadata(storage, understand), Rules(sparse="all"))
             manifest = repository.push_image("1")
             async with open_cache(staleiferror="24h") as cache:
                 stored = await by_digest(cache, repository, manifest)
