@@ -112,7 +112,9 @@ def _containers(registry: LiveRegistry) -> list[str]:
 def _children(registry: LiveRegistry) -> list[Json]:
     """What the operator has made for it."""
     kinds = ",".join(kind.plural for kind in CHILDREN)
-    found: list[Json] = registry.namespace.get(kinds, f"--selector={registry.selector}")["items"]
+    found: list[Json] = registry.namespace.get(kinds, f"--selector={registry.selector}", "--show-managed-fields")[
+        "items"
+    ]
     return found
 
 
@@ -120,19 +122,23 @@ def _plural(child: Json) -> str:
     return next(kind.plural for kind in CHILDREN if kind.name == child["kind"])
 
 
-def _versions(registry: LiveRegistry) -> dict[str, str]:
-    """What changes with every write."""
-    children = ((each["kind"], each["metadata"]) for each in _children(registry))
-    return {f"{kind}/{metadata['name']}": metadata["resourceVersion"] for kind, metadata in children}
+def _versions(registry: LiveRegistry) -> dict[str, list[Json]]:
+    """Who wrote what and when, but for statuses, which the cluster's controllers go on writing."""
+    return {
+        f"{child['kind']}/{child['metadata']['name']}": [
+            entry for entry in child["metadata"]["managedFields"] if "subresource" not in entry
+        ]
+        for child in _children(registry)
+    }
 
 
 def _applied(cluster: Cluster) -> Counter[str]:
-    """Server-side applies of children's kinds so far: only operators write so, and the API server counts them."""
+    """Server-side applies of children's kinds so far: only operators patch these, and the API server counts it."""
     counts: Counter[str] = Counter()
     for line in cluster.kubectl("get", "--raw=/metrics").splitlines():
         if line.startswith("apiserver_request_total{"):
             labels = dict(re.findall(r'(\w+)="([^"]*)"', line))
-            if labels["verb"] == "APPLY" and labels["code"].startswith("2"):
+            if labels["verb"] in ("APPLY", "PATCH") and labels["code"].startswith("2"):
                 counts[labels["resource"]] += int(float(line.rpartition(" ")[2]))
     return Counter({kind.plural: counts[kind.plural] for kind in CHILDREN})
 
