@@ -3,14 +3,18 @@
 Both build from a `Build` and save an image as a docker-archive, the tar file that docker, containerd and skopeo read.
 """
 
+import hashlib
+import io
+import json
 import os
 import shutil
 import subprocess
+import tarfile
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 # Known to both builders as arguments that leave no trace in the image.
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
@@ -106,14 +110,46 @@ class Buildah:
             return made.read_text().removeprefix("sha256:")
 
     def save(self, image: str, name: str, archive: Path) -> None:
-        archive.unlink(missing_ok=True)  # it would be added to
-        _run(*self._buildah, "push", "--quiet", image, f"docker-archive:{archive}:{name}")
+        pushed = archive.with_name(f".{archive.name}.pushed")
+        pushed.unlink(missing_ok=True)  # it would be added to
+        try:
+            _run(*self._buildah, "push", "--quiet", image, f"docker-archive:{pushed}:{name}")
+            _copy_without_comments(pushed, archive)
+        finally:
+            pushed.unlink(missing_ok=True)
 
     def _bound(self) -> None:
         """Begins anew when the folder has grown to some GB: what no build uses any more can't be told from the rest."""
         listed = subprocess.run([*self._buildah, "images", "--all", "--quiet"], capture_output=True, check=True)
         if len(listed.stdout.splitlines()) > _MANY:
             subprocess.run([*self._buildah, "rmi", "--all"], capture_output=True, check=False)
+
+
+def _copy_without_comments(source: Path, target: Path) -> None:
+    """buildah notes in an image's history what each step was made from, and names that anew in every build."""
+    with tarfile.open(source) as old, tarfile.open(target, "w") as new:
+        (manifest,) = json.loads(_content(old, "manifest.json"))
+        config = json.loads(_content(old, manifest["Config"]))
+        for step in config["history"]:
+            step.pop("comment", None)
+        changed = json.dumps(config, sort_keys=True, separators=(",", ":")).encode()
+        name = f"{hashlib.sha256(changed).hexdigest()}.json"
+        replaced = {
+            manifest["Config"]: (name, changed),
+            "manifest.json": ("manifest.json", json.dumps([{**manifest, "Config": name}]).encode()),
+        }
+        for member in old:
+            content: IO[bytes] | None = old.extractfile(member) if member.isfile() else None
+            if member.name in replaced:
+                member.name, text = replaced[member.name]
+                member.size, content = len(text), io.BytesIO(text)
+            new.addfile(member, content)
+
+
+def _content(archive: tarfile.TarFile, name: str) -> bytes:
+    file = archive.extractfile(name)
+    assert file is not None, f"{name} is a file"
+    return file.read()
 
 
 def _run(*command: str | Path, env: Mapping[str, str] | None = None) -> None:
