@@ -100,14 +100,9 @@ class Manifests:
 
     async def _check_untagged(self, repository: str, digest: Digest) -> None:
         """Raises Denied where an immutable tag points to a manifest."""
-        after = ""
-        while names := await self._metadata.tags(repository, after=after, limit=TAGS_AT_ONCE):
-            for tag in names:
-                if self._is_immutable(repository, tag):
-                    standing = await self._metadata.tagged(repository, tag)
-                    if standing is not None and standing.digest == digest:
-                        raise _immutable(tag)
-            after = names[-1]
+        for tag in await self.tags_of(repository, str(digest)):
+            if self._is_immutable(repository, tag):
+                raise _immutable(tag)
 
     def _is_immutable(self, repository: str, tag: str) -> bool:
         return self.immutable is not None and self.immutable(repository, tag)
