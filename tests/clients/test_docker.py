@@ -75,7 +75,7 @@ def test_a_login_stays_without_its_password_until_that_changes(dockerd: Dockerd,
     dockerd.import_busybox_image(image)
     with dockerd.trust(_name(public), ca_of(public)):
         _login(dockerd, public, PASSWORD)
-        (login,) = json.loads((dockerd.config / "config.json").read_text())["auths"].values()
+        login = json.loads((dockerd.config / "config.json").read_text())["auths"][_name(public)]
         assert login["identitytoken"]
         assert PASSWORD not in base64.b64decode(login["auth"]).decode()
         dockerd.docker("push", image)

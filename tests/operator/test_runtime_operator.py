@@ -52,6 +52,12 @@ def converged(kube: Kube, namespace: str, name: str = "team") -> bool:
     return kube.children_of(namespace, name) == expected and bool(kube.condition(namespace, name, "Ready"))
 
 
+def observed(kube: Kube, namespace: str, name: str = "team") -> bool:
+    """Whether the Registry's children are those of its newest generation: the status is written after them."""
+    live = kube.get(REGISTRY, namespace, name) or {}
+    return bool(live["metadata"]["generation"] == live.get("status", {}).get("observedGeneration"))
+
+
 def make_available(kube: Kube, namespace: str, name: str = "team") -> None:
     """Plays the Deployment controller: the pods run."""
     deployment = kube.get(DEPLOYMENT, namespace, name)
@@ -94,7 +100,8 @@ class TestARegistry:
             "team",
             {"spec": {"service": {"port": 443}, "tls": {"selfSigned": None, "disabled": {}}}},
         )
-        eventually(lambda: (kube.get(SERVICE, namespace, "team") or {})["spec"]["ports"][0]["port"] == 443)
+        eventually(lambda: observed(kube, namespace))
+        assert (kube.get(SERVICE, namespace, "team") or {})["spec"]["ports"][0]["port"] == 443
         # What TLS needed stays until the pods that use it are gone.
         make_available(kube, namespace)
         eventually(lambda: kube.get(SECRET, namespace, "team-tls") is None)

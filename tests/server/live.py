@@ -135,7 +135,8 @@ class LiveRegistry:
         """No request may have ended in an error nobody foresaw, and no worker by itself."""
         for log in self.folder.glob("log-*"):
             said = log.read_text()
-            assert "Traceback" not in said, said[said.index("Traceback") :]
+            for fault in ("Traceback", "panicked at"):
+                assert fault not in said, said[said.index(fault) :]
             assert self.crashes_expected or "starting another" not in said, said
 
     def client(self, user: str | None = None, password: str = "", *, http2: bool = False) -> httpx.Client:
@@ -174,7 +175,8 @@ class LiveRegistry:
 
     def entries(self, **fields: Any) -> list[dict[str, Any]]:
         """The lines of both logs that have these fields."""
-        lines = (json.loads(line) for line in self.log.read_text().splitlines() if line.endswith("}"))
+        whole = (line for line in self.log.read_text().splitlines() if line.startswith("{") and line.endswith("}"))
+        lines = (json.loads(line) for line in whole)
         return [line for line in lines if fields.items() <= line.items()]
 
     def messages(self) -> str:

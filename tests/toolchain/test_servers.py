@@ -98,6 +98,7 @@ class TestDockerd:
                 dockerd.docker(*login, input="secret")
             with dockerd.trust(address, certificate):
                 assert "Login Succeeded" in dockerd.docker(*login, input="secret")
+                dockerd.docker("logout", address)
             with pytest.raises(CommandFailed, match="certificate signed by unknown authority"):
                 dockerd.docker(*login, input="secret")
 
