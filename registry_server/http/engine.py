@@ -32,6 +32,7 @@ WINDOW: Final = 256 << 10
 """Bytes of a streamed response that wait for the client at most."""
 TAKEN_WITHIN: Final = 60
 """Seconds after which a streamed response that the engine has not begun to read has no client any more."""
+_LOOPBACK: Final = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
 
 class Scope(Protocol):
@@ -257,6 +258,7 @@ class Listener:
         self, application: Application, sock: socket.socket, *, certificate: Certificate | None, http2: bool
     ) -> None:
         self._descriptor = os.dup(sock.fileno())
+        self._family = sock.family
         self._signal = WorkerSignal()
         loop = asyncio.get_running_loop()
         self._closed: asyncio.Future[None] = loop.create_future()
@@ -279,13 +281,12 @@ class Listener:
     def retire(self) -> None:
         """Leave new connections to other listeners on the same socket; those accepted end with their next response.
 
-        The descriptor Granian accepts from is replaced by a socket that nobody can connect to, so connections in the
-        backlog are not lost, nor are those in the middle of a handshake.
+        The descriptor Granian accepts from is replaced by a socket that nobody is told of, so connections in the backlog
+        are not lost, nor are those in the middle of a handshake. It is of the same family, since a listener that is
+        retired this early may have yet to ask for its own address, and ends in a panic where that is no IP address.
         """
         self._retired = True
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as nobody:
-            nobody.bind("")
-            nobody.listen(1)
+        with socket.create_server((_LOOPBACK[self._family], 0), family=self._family, backlog=1) as nobody:
             nobody.setblocking(False)
             os.dup2(nobody.fileno(), self._descriptor, inheritable=False)
 

@@ -14,7 +14,7 @@ import socket
 import sys
 from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
 
@@ -34,7 +34,6 @@ from registry_server.log import AccessLog
 from registry_server.metadata.drivers import open_metadata
 from registry_server.metrics import Metrics
 from registry_server.notifications import Recorder, Source
-from registry_server.proxy import PullThrough
 from registry_server.registry import Registry
 from registry_server.registry.lists import Pages
 from registry_server.registry.manifest import understand
@@ -43,6 +42,9 @@ from registry_server.serve.preparation import open_journal, read_certificate
 from registry_server.serve.shared import Shared
 from registry_server.storage import open_storage
 from registry_server.storage.contract import StorageError
+
+if TYPE_CHECKING:
+    from registry_server.proxy import PullThrough
 
 logger = logging.getLogger(__name__)
 
@@ -153,10 +155,12 @@ class Worker:
             read_only=read_only,
         ).table()
 
-    def _open_pull_through(self, pages: Pages) -> PullThrough | None:
+    def _open_pull_through(self, pages: Pages) -> "PullThrough | None":
         settings = self._shared.config.proxy
         if not settings.remotes:
             return None
+        from registry_server.proxy import PullThrough  # aiohttp is much to load for nothing
+
         return PullThrough(
             settings,
             self._storage,
@@ -204,7 +208,7 @@ class Worker:
         if self._index == 0 and self._pull_through is not None:
             work.append(self._pull_through.housekeep(paused=self._read_only))
         if self._index == 0 and self._journal is not None:
-            from registry_server.notifications.courier import Couriers  # aiohttp is much to load for nothing
+            from registry_server.notifications.courier import Couriers
 
             work.append(Couriers(self._journal, self._shared.config.notifications, self._metrics).run())
         return work

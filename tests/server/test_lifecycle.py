@@ -294,7 +294,7 @@ def _replace(registry: LiveRegistry, worker: int) -> None:
 def _listens(registry: LiveRegistry) -> bool:
     try:
         registry.connect().close()
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):  # reset: it was queueing when the port was let go of
         return False
     return True
 
