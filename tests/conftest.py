@@ -1,5 +1,6 @@
 """What all tests share: the fixtures of `tests/fixtures/`, and what a run says and does at its end."""
 
+import os
 import signal
 import threading
 from collections import Counter
@@ -23,6 +24,11 @@ def pytest_configure() -> None:
     """Makes SIGTERM end the run as Ctrl-C does, with the fixtures torn down."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: pytest.exit("SIGTERM", returncode=143))
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Two a core, since tests wait for other processes about half of their time."""
+    return min(2 * (os.cpu_count() or 1), 8)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

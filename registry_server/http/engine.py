@@ -281,8 +281,8 @@ class Listener:
     def retire(self) -> None:
         """Leave new connections to other listeners on the same socket; those accepted end with their next response.
 
-        The descriptor Granian accepts from is replaced by a socket that nobody is told of, so connections in the backlog
-        are not lost, nor are those in the middle of a handshake. It is of the same family, since a listener that is
+        The descriptor Granian accepts from is replaced by a socket that nobody is told of, so that connections in the
+        backlog are not lost, nor are those in the middle of a handshake. It is of the same family: a listener that is
         retired this early may have yet to ask for its own address, and ends in a panic where that is no IP address.
         """
         self._retired = True

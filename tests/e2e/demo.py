@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.chart.charts import RELEASE, Helm
-from tests.e2e.cluster import Cluster, ClusterError, LocalCluster, ways
-from tests.e2e.cluster.layout import State
+from tests.e2e.cluster import Cluster, ClusterError, ways
 from tests.e2e.harness.namespaces import Namespace, pod_of
 from tests.e2e.harness.product import SYSTEM, Product, Release, load_product
 from tests.e2e.harness.registries import LiveRegistry
@@ -112,9 +111,10 @@ def _run(registry: LiveRegistry) -> str:
 
 def hide() -> str:
     """Ends what `show` has left, and says what that was."""
-    if State.of(ways.DEMO).root.exists():
-        LocalCluster(ways.DEMO).down()
-        return "the demo's cluster is gone"
+    if clusters := ways.kept():
+        for cluster in clusters:
+            cluster.down()
+        return f"gone: {', '.join(cluster.name for cluster in clusters)}"
     if os.environ.get("KUBECONFIG") and os.environ.get(ways.VARIABLE) == "kubeconfig":
         cluster = ways.keep()
         cluster.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=180s")

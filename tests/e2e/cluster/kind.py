@@ -14,14 +14,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
 from tests.e2e.cluster.contract import Cluster, ClusterError
+from tests.e2e.cluster.cut import cut_off
 from tests.fixtures.images import name_in
 from tests.fixtures.processes import CommandFailed, run
 from tests.toolchain import Unavailable, tool
+from tests.toolchain.obtain import cache_dir
 
 IMAGE = "REGATTA_KIND_IMAGE"
 """Names an image for the node that is in the Docker engine already, or that it can pull."""
@@ -78,24 +80,23 @@ class KindCluster(Cluster):
         """
         _check_docker()
         cluster = cls(f"regatta-{secrets.token_hex(3)}", Path(tempfile.mkdtemp(prefix="regatta-kind-")))
-        image = [f"--image={os.environ[IMAGE]}"] if os.environ.get(IMAGE) else []
-        try:
-            cluster._kind(
-                "create", "cluster", "--config=-", "--wait=2m", f"--kubeconfig={cluster.kubeconfig}", *image,
-                input=_CONFIG,
-            )  # fmt: skip
-            cluster.kubectl("wait", "--for=create", "serviceaccount/default", "--timeout=120s")
-            dns = ("deployment/coredns", "--namespace=kube-system")
-            cluster.kubectl("wait", "--for=condition=Available", *dns, "--timeout=120s")
-        except CommandFailed as failure:
-            cluster.down()
-            if "failed to pull image" in failure.stderr:
-                raise Unavailable("a cluster by kind", [failure.stderr.strip().splitlines()[-1]]) from failure
-            raise ClusterError(f"{cluster.name} did not start: {failure}") from failure
-        except BaseException:
-            cluster.down()
-            raise
+        cluster._create()
         return cluster
+
+    @classmethod
+    def keep(cls, name: str) -> Self:
+        """The cluster of that name, started if need be; it outlives this process. Raises as `start` does."""
+        _check_docker()
+        if cluster := cls.find(name):
+            return cluster
+        cluster = cls(name, _kept(name))
+        cluster._create()
+        return cluster
+
+    @classmethod
+    def find(cls, name: str) -> Self | None:
+        """The cluster of that name if `keep` has left it."""
+        return cls(name, _kept(name)) if (_kept(name) / "kubeconfig").exists() else None
 
     def down(self) -> None:
         """Removes the node's container with all that it had."""
@@ -177,6 +178,10 @@ class KindCluster(Cluster):
         """Waits until the API server is ready, as after a restart."""
         _await(self._ready, "the API server was not ready")
 
+    def cut_off(self, namespace: str, *pods: str) -> AbstractContextManager[None]:
+        """Drops it on the node; see `Cluster`."""
+        return cut_off(self, self.in_node, namespace, pods, iptables="iptables")
+
     # --- End ---
 
     def collect_logs(self, folder: Path) -> None:
@@ -185,6 +190,26 @@ class KindCluster(Cluster):
         super().collect_logs(folder)
 
     # --- Means ---
+
+    def _create(self) -> None:
+        self._state.mkdir(parents=True, exist_ok=True)
+        image = [f"--image={os.environ[IMAGE]}"] if os.environ.get(IMAGE) else []
+        try:
+            self._kind(
+                "create", "cluster", "--config=-", "--wait=2m", f"--kubeconfig={self.kubeconfig}", *image,
+                input=_CONFIG,
+            )  # fmt: skip
+            self.kubectl("wait", "--for=create", "serviceaccount/default", "--timeout=120s")
+            dns = ("deployment/coredns", "--namespace=kube-system")
+            self.kubectl("wait", "--for=condition=Available", *dns, "--timeout=120s")
+        except CommandFailed as failure:
+            self.down()
+            if "failed to pull image" in failure.stderr:
+                raise Unavailable("a cluster by kind", [failure.stderr.strip().splitlines()[-1]]) from failure
+            raise ClusterError(f"{self.name} did not start: {failure}") from failure
+        except BaseException:
+            self.down()
+            raise
 
     def _kind(self, *args: str, input: str | None = None) -> str:  # noqa: A002, as in `run`
         return run(tool("kind"), *args, f"--name={self._cluster}", input=input, timeout=_START_TIMEOUT)
@@ -198,6 +223,10 @@ class KindCluster(Cluster):
             self.kubectl("get", "--raw=/readyz", "--request-timeout=5s")
             return True
         return False
+
+
+def _kept(name: str) -> Path:
+    return cache_dir() / "clusters" / name
 
 
 def _check_docker() -> None:

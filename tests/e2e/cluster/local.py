@@ -20,13 +20,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from string import Template
 from typing import Any, Self
 
 from tests.e2e.cluster import components
 from tests.e2e.cluster.contract import Cluster, ClusterError
+from tests.e2e.cluster.cut import cut_off
 from tests.e2e.cluster.layout import INSIDE, NUMBERS, Network, State
 from tests.e2e.cluster.pki import write_kubeconfig, write_pki
 from tests.fixtures.images import Programs, make_docker_archive, name_in
@@ -44,7 +45,6 @@ _STOP_TIMEOUT = 60
 _SOCKET_PATH_LIMIT = 107
 _NAMESPACES = ("--mount", "--net", "--pid", "--uts", "--ipc")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_POD_ADDRESSES = "{.items[*].status.podIP}{.status.podIP}"  # of several pods, or of one
 _COREDNS_IMAGE = f"kube.local/coredns:{COREDNS}"
 
 
@@ -191,20 +191,9 @@ class LocalCluster(Cluster):
 
         _await(ready, "the API server was not ready", check=self._check_alive)
 
-    @contextmanager
-    def cut_off(self, namespace: str, *pods: str) -> Iterator[None]:
-        """Drops what the pods send to the API server's Service; see `Cluster`."""
-        service = self.kubectl("get", "service", "kubernetes", "-n=default", "-o=jsonpath={.spec.clusterIP}")
-        addresses = self.kubectl("get", "pods", "-n", namespace, *pods, f"-o=jsonpath={_POD_ADDRESSES}").split()
-        # Before the address is translated, so that open connections are cut, too.
-        rules = [("PREROUTING", "-s", address, "-d", service, "-j", "DROP") for address in addresses]
-        for rule in rules:
-            self.in_node(tool("iptables"), "-t", "raw", "-I", *rule)
-        try:
-            yield
-        finally:
-            for rule in rules:
-                self.in_node(tool("iptables"), "-t", "raw", "-D", *rule)
+    def cut_off(self, namespace: str, *pods: str) -> AbstractContextManager[None]:
+        """Drops it on the node; see `Cluster`."""
+        return cut_off(self, self.in_node, namespace, pods, iptables=tool("iptables"))
 
     def await_port(self, host: str, port: int) -> None:
         """Waits until a Service or pod accepts connections; kube-proxy is a moment behind a pod's readiness."""

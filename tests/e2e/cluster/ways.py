@@ -12,13 +12,14 @@ from collections.abc import Callable
 from tests.e2e.cluster.contract import Cluster, ClusterError
 from tests.e2e.cluster.kind import KindCluster
 from tests.e2e.cluster.kubeconfig import KubeconfigCluster
-from tests.e2e.cluster.layout import NUMBERS
+from tests.e2e.cluster.layout import NUMBERS, State
 from tests.e2e.cluster.local import LocalCluster
 from tests.toolchain import Unavailable
 
 VARIABLE = "REGATTA_E2E_CLUSTER"
 DEMO = NUMBERS[-4]
 """The number of the local cluster that `make demo` keeps."""
+_DEMO_BY_KIND = "regatta-demo"
 
 # In the order they are tried. Each raises `Unavailable` where this machine can't have such a cluster.
 WAYS: dict[str, Callable[[], Cluster]] = {
@@ -29,6 +30,7 @@ WAYS: dict[str, Callable[[], Cluster]] = {
 
 # Of those that `make demo` leaves behind; what was started before is taken up again.
 _KEPT: dict[str, Callable[[], Cluster]] = {
+    "kind": lambda: KindCluster.keep(_DEMO_BY_KIND),
     "local": lambda: LocalCluster.keep(DEMO),
     "kubeconfig": KubeconfigCluster.attach,
 }
@@ -46,6 +48,13 @@ def start() -> Cluster:
 def keep() -> Cluster:
     """The cluster of `make demo`, which stays after this process. Raises as `start` does."""
     return _first(_KEPT)
+
+
+def kept() -> list[Cluster]:
+    """What `keep` has started and left."""
+    local = [LocalCluster(DEMO)] if State.of(DEMO).root.exists() else []
+    by_kind = KindCluster.find(_DEMO_BY_KIND)
+    return [*local, *([by_kind] if by_kind else [])]
 
 
 def _first(ways: dict[str, Callable[[], Cluster]]) -> Cluster:
