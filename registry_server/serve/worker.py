@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Coroutine
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
@@ -31,7 +31,9 @@ from registry_server.http.routes import Resource
 from registry_server.http.security import Security
 from registry_server.http.token import TokenEndpoint
 from registry_server.log import AccessLog
+from registry_server.metadata.contract import Metadata
 from registry_server.metadata.drivers import open_metadata
+from registry_server.metadata.layout import LayoutMetadata
 from registry_server.metrics import Metrics
 from registry_server.notifications import Recorder, Source
 from registry_server.registry import Registry
@@ -205,6 +207,8 @@ class Worker:
         purging = self._shared.config.storage.maintenance.uploadpurging
         if self._index == 0 and purging.enabled:
             work.append(self._purge_uploads(purging))
+        if self._index == 0 and self._shared.config.metadata.sql is not None:
+            work.append(self._look_for_what_was_not_imported())
         if self._index == 0 and self._pull_through is not None:
             work.append(self._pull_through.housekeep(paused=self._read_only))
         if self._index == 0 and self._journal is not None:
@@ -223,6 +227,16 @@ class Worker:
             await asyncio.sleep(PUBLISH_EVERY)
             if self._metrics.changed:
                 self._metrics.publish()
+
+    async def _look_for_what_was_not_imported(self) -> None:
+        """A new database beside a storage in use shows nobody what that holds, as if it were lost."""
+        with suppress(StorageError):  # health says so
+            if await _is_empty(self._metadata) and not await _is_empty(LayoutMetadata(self._storage, understand)):
+                logger.warning(
+                    "the database knows no repository, but the storage has link files of some, which nobody can pull "
+                    "so: stop the server and run `registry-server metadata import %s`",
+                    self._shared.config_file,
+                )
 
     async def _purge_uploads(self, settings: UploadPurging) -> None:
         while True:
@@ -288,6 +302,14 @@ class Worker:
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await asyncio.gather(self._listener.close(), *(retired.close() for retired in self._retired))
+
+
+async def _is_empty(metadata: Metadata) -> bool:
+    async with aclosing(metadata.repositories(after="", batch=1)) as batches:
+        async for names in batches:
+            if names:
+                return False
+    return True
 
 
 def _end_with_parent() -> None:

@@ -18,7 +18,8 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from registry_server.auth import hash_password
-from tests.fixtures.processes import Server, free_port, server
+from tests.fixtures.forked import registry_server
+from tests.fixtures.processes import Server, free_port
 from tests.server.pki import Authority, Pair
 
 PROGRAM = Path(sys.executable).parent / "registry-server"
@@ -88,11 +89,11 @@ class LiveRegistry:
     def start(self, *, ready: bool = True) -> Self:
         """Starts the process, and waits until `/readyz` says 200 unless told otherwise."""
         self._starts += 1
-        command: list[str | Path] = [PROGRAM, "serve", self.config, "--workers", str(self.workers)]
+        command = ("serve", self.config, "--workers", str(self.workers))
         temporary = self.folder / "tmp"  # a kill leaves what is in it
         temporary.mkdir(exist_ok=True)
-        variables = [f"{name}={value}" for name, value in ({"TMPDIR": temporary} | self.environ).items()]
-        self._process = self._running.enter_context(server("env", *variables, *command, log=self.log))
+        environ = {"TMPDIR": temporary} | self.environ
+        self._process = self._running.enter_context(registry_server(*command, log=self.log, env=environ))
         if ready:
             self._await_ready()
         return self

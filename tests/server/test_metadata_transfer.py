@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from registry_server.cli import main
 from tests.server.conftest import METADATA, Serve, metadata_settings
 from tests.server.content import OCI_INDEX, OCI_MANIFEST, Repository, descriptor, digest_of, image, index
-from tests.server.live import LiveRegistry
+from tests.server.live import LiveRegistry, until
 from tests.server.test_layout import _assert_served, _files, _peer, _push_to
 
 DATABASES = [driver for driver in METADATA if driver != "layout"]
@@ -58,6 +58,20 @@ def test_what_distribution_wrote_is_served_from_a_database_and_by_distribution_a
         for reference, manifest in ({"added": added} | manifests).items():
             if reference != "docker":
                 assert theirs.get_manifest(reference).content == manifest
+
+
+def test_a_server_on_a_new_database_says_that_the_content_was_not_taken_over(
+    serve: Serve, registry: LiveRegistry
+) -> None:
+    registry.start().stop()
+    assert "metadata import" not in registry.messages()
+    Repository(on_link_files(serve, registry).client(), "app").push_image("latest")
+    registry.start()
+    until(lambda: f"registry-server metadata import {registry.config}" in registry.messages(), "it says so")
+    registry.stop()
+    run("import", registry)
+    registry.start().stop()
+    assert "metadata import" not in registry.messages()
 
 
 def test_what_was_taken_over_before_is_not_done_again(serve: Serve, registry: LiveRegistry) -> None:
