@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures.processes import run
 from tests.server.live import LiveRegistry, serving
 
 USER, PASSWORD = "ci", "s3cret word"
@@ -28,6 +29,22 @@ def public(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]:
     folder = tmp_path_factory.mktemp("public")
     with serving(folder, {"access": {"policies": PUBLIC}}, users={USER: PASSWORD}, tls=True, workers=2) as registry:
         yield registry
+
+
+class Client:
+    """A client written in Go, with an authority it trusts and a home of its own, where its logins are."""
+
+    def __init__(self, program: Path, registry: LiveRegistry, home: Path) -> None:
+        self._program = program
+        self._environ = {
+            "SSL_CERT_FILE": str(ca_of(registry)),
+            "HOME": str(home),
+            "DOCKER_CONFIG": str(home / ".docker"),
+        }
+        self.at = registry.address
+
+    def __call__(self, *args: str | Path, input: str | None = None) -> str:  # noqa: A002, as in `run`
+        return run(self._program, *args, env=self._environ, input=input)
 
 
 def ca_of(registry: LiveRegistry) -> Path:

@@ -5,28 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.conftest import PASSWORD, USER, ca_of
+from tests.clients.conftest import PASSWORD, USER, Client
 from tests.fixtures.images import make_docker_archive, make_oci_index, make_oci_layout
-from tests.fixtures.processes import CommandFailed, run
+from tests.fixtures.processes import CommandFailed
 from tests.server.live import LiveRegistry
 
 REFUSED = "401|UNAUTHORIZED"
 
 
-class Crane:
-    """The command with an authority it trusts and a folder of logins of its own."""
-
-    def __init__(self, program: Path, registry: LiveRegistry, folder: Path) -> None:
-        self._program = program
-        self._environ = {"SSL_CERT_FILE": str(ca_of(registry)), "DOCKER_CONFIG": str(folder / "docker")}
-        self.at = registry.address
-
-    def __call__(self, *args: str | Path) -> str:
-        return run(self._program, *args, env=self._environ)
-
+class Crane(Client):
     def login(self, password: str = PASSWORD) -> None:
-        command = ("auth", "login", "--username", USER, "--password-stdin", self.at)
-        run(self._program, *command, env=self._environ, input=password)
+        self("auth", "login", "--username", USER, "--password-stdin", self.at, input=password)
 
 
 @pytest.fixture

@@ -88,6 +88,8 @@ COREDNS = "1.15.0"
 HELM = "3.22.0"
 KIND = "0.33.0"  # names the image of its node by digest, and so the version of Kubernetes there
 CRANE = "0.22.1"
+ORAS = "1.3.6"
+REGCTL = "0.11.7"
 DISTRIBUTION = "3.1.2"
 VERSITYGW = "1.8.0"
 FAKE_GCS = "1.56.1"
@@ -141,6 +143,25 @@ TOOLS: dict[str, Tool] = {
                     ("github.com/google/go-containerregistry/cmd/crane/cmd.Version",),
                 ),
             ),
+        ),
+        Tool(
+            "oras",
+            ORAS,
+            on_path=OnPath(("version",), at_least=(1, 3)),
+            sources=(
+                Release(
+                    f"{_GITHUB}/oras-project/oras/releases/download/v{ORAS}/oras_{ORAS}_{OS}_{ARCH}.tar.gz",
+                    f"{_GITHUB}/oras-project/oras/releases/download/v{ORAS}/oras_{ORAS}_checksums.txt",
+                    member="oras",
+                ),
+                GoBuild("oras.land/oras", "oras.land/oras/cmd/oras", ("oras.land/oras/internal/version.Version",)),
+            ),
+        ),
+        Tool(
+            "regctl",
+            REGCTL,
+            on_path=OnPath(("version",), at_least=(0, 8)),
+            sources=(GoBuild("github.com/regclient/regclient", "github.com/regclient/regclient/cmd/regctl"),),
         ),
         Tool(
             "conformance",
