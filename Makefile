@@ -89,6 +89,8 @@ clean: ## Remove what set-up and tests have left in the tree
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* dist build
 
 # The virtualenv is complete when its stamp is newer than the lock; an interrupted set-up leaves no stamp.
+# Nobody waits for the compilation of what is never imported; the tests alone want all of it before they begin, since the
+# warnings of a compilation are errors to them.
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Regatta needs Python 3.11 or later; PYTHON=… names another")'
 	@echo "==> creating $(VENV)"
@@ -96,6 +98,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.%: requirements/%.txt pyproject.toml | $(VENV)/bin/python
 	@echo "==> installing the locked packages of requirements/$*.txt"
-	@$(PIP) install --require-hashes --progress-bar on -r requirements/$*.txt
+	@$(PIP) install --require-hashes --no-compile --progress-bar on -r requirements/$*.txt
 	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@$(if $(filter dev,$*),$(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib)
 	@touch $@
