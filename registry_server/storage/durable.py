@@ -70,10 +70,14 @@ def remove_tree(path: str) -> bool:
     for _ in range(ATTEMPTS):
         try:
             shutil.rmtree(path)
-        except (FileNotFoundError, NotADirectoryError):
+        except NotADirectoryError:
             return False
+        except FileNotFoundError:
+            if not os.path.exists(path):
+                return False
         except OSError as error:
-            if error.errno != errno.ENOTEMPTY:
+            # Without a number: a folder in it was replaced by another while it was looked into.
+            if error.errno not in (errno.ENOTEMPTY, None):
                 raise
         else:
             return True

@@ -130,10 +130,11 @@ class TestReady:
 
     def test_logs_follows(self, team: Up) -> None:
         """A request that is made now is seen."""
-        command = [OPERATOR, "local", "logs", "team", "-f", "--tail", "0", "--state", str(team.state)]
+        command = [OPERATOR, "local", "logs", "team", "-f", "--tail", "1", "--state", str(team.state)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as following:
             assert following.stdout is not None
             try:
+                assert following.stdout.readline()  # from here on it follows
                 with team.client() as stranger:
                     await_true(lambda: stranger.get("/v2/", headers={"User-Agent": "follow-me"}).status_code == 401)
                     line = next(line for line in following.stdout if "follow-me" in line)

@@ -3,14 +3,17 @@
 import asyncio
 import errno
 import json
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from registry_server.metadata.layout import LayoutMetadata
 from registry_server.reference import Digest
 from registry_server.registry.manifest import understand
+from registry_server.storage import durable
 from registry_server.storage.contract import StorageError, StorageFull, UploadBusy, UploadGone
 from registry_server.storage.filesystem import FilesystemStorage
 
@@ -74,6 +77,43 @@ def test_lists_follow_changes_that_are_faster_than_a_file_systems_clock(tmp_path
             assert len(await metadata.referrers("app", Digest.of(b""))) == number + 1
 
     asyncio.run(scenario())
+
+
+def test_a_folder_is_removed_with_what_others_replace_in_it_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a push does that follows a deletion of the same tag."""
+    folder, real_open = tmp_path / "tag", os.open
+    replaced = []
+
+    def replace_then_open(path: str, flags: int, *args: Any, **kwargs: Any) -> int:
+        if path == "index" and not replaced:
+            replaced.append((folder / "index").rename(tmp_path / "replaced"))
+            (folder / "index").mkdir()
+        return real_open(path, flags, *args, **kwargs)
+
+    (folder / "index").mkdir(parents=True)
+    monkeypatch.setattr(os, "open", replace_then_open)
+    assert durable.remove_tree(str(folder))
+    assert replaced
+    assert not folder.exists()
+
+
+def test_a_folder_is_removed_although_others_remove_parts_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, real_open = tmp_path / "tag", os.open
+
+    def remove_then_open(path: str, flags: int, *args: Any, **kwargs: Any) -> int:
+        if path == "index":
+            (folder / "index").rmdir()
+        return real_open(path, flags, *args, **kwargs)
+
+    (folder / "index").mkdir(parents=True)
+    (folder / "link").touch()
+    monkeypatch.setattr(os, "open", remove_then_open)
+    assert durable.remove_tree(str(folder))
+    assert not folder.exists()
 
 
 def test_a_full_disk_is_told_from_a_broken_one(tmp_path: Path) -> None:
