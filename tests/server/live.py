@@ -86,6 +86,15 @@ class LiveRegistry:
         """Writes the htpasswd file in place, with hashes that are quick to check."""
         self.htpasswd.write_text("".join(f"{user}:{hash_password(word, cost=4)}\n" for user, word in users.items()))
 
+    def change_users(self, users: Mapping[str, str]) -> None:
+        """Replaces the htpasswd file, and waits until every worker follows the new one."""
+        followed = "user(s) now"  # a message of each
+        before = self.messages().count(followed)
+        served, self.htpasswd = self.htpasswd, self.folder / "htpasswd.new"
+        self.write_users(users)
+        self.htpasswd = self.htpasswd.replace(served)
+        until(lambda: self.messages().count(followed) == before + self.workers, "all workers know the new users")
+
     def start(self, *, ready: bool = True) -> Self:
         """Starts the process, and waits until `/readyz` says 200 unless told otherwise."""
         self._starts += 1
@@ -154,6 +163,10 @@ class LiveRegistry:
         fresh = httpx.Client(verify=self.trust(), timeout=60, limits=limits)
         self._clients.append(fresh)
         return fresh
+
+    def statuses(self, path: str, method: str = "GET", **request: Any) -> set[int]:
+        """How a request ends over so many new connections that each worker gets some."""
+        return {self.fresh.request(method, f"{self.url}{path}", **request).status_code for _ in range(24)}
 
     def trust(self) -> ssl.SSLContext | bool:
         return ssl.create_default_context(cafile=self.authority.ca) if self.authority else False

@@ -153,7 +153,5 @@ def change(registry: LiveRegistry, **blocks: Any) -> None:
 
 
 def statuses(registry: LiveRegistry, user: str | None) -> set[int]:
-    """What pulls end with, over several connections, which go to all workers."""
-    auth = None if user is None else (user, USERS[user])
-    url = f"{registry.url}/v2/team/app/tags/list"
-    return {registry.fresh.get(url, auth=auth).status_code for _ in range(6)}
+    """What pulls end with at any worker."""
+    return registry.statuses("/v2/team/app/tags/list", auth=None if user is None else (user, USERS[user]))
