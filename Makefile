@@ -23,12 +23,12 @@ setup-dev: $(VENV)/.dev ## Prepare .venv with the tools for tests and checks as 
 test: setup-dev ## Check style, types and layers, then run the tests that need no other server's software
 	@$(BIN)/python -m tests.toolchain ensure
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/pytest --numprocesses auto --dist loadfile $(or $(PYTEST),-m 'not backends')
+	@$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(or $(PYTEST),-m 'not backends')
 
 coverage: setup-dev ## Run the tests of `make test` and report which lines of ours they run, which takes half as long again
 	@$(BIN)/python -m tests.toolchain ensure
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest --numprocesses auto --dist loadfile $(or $(PYTEST),-m 'not backends')
+	@$(BIN)/coverage run -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(or $(PYTEST),-m 'not backends')
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report --skip-covered --sort=cover | tail -n 40
 
 e2e: setup-dev ## Run the end-to-end tests with real pods, in a cluster that is made for them
@@ -43,7 +43,7 @@ demo-down: setup-dev ## End what `make demo` has left
 
 test-backends: setup-dev ## Run the tests on object stores and database servers: S3, GCS, Azure, PostgreSQL, MariaDB
 	@$(BIN)/python -m tests.toolchain ensure --suite backends
-	@$(BIN)/pytest --numprocesses auto --dist loadfile -m backends
+	@$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m backends
 
 lint: setup-dev ## Check style, types, layers and that generated files are current
 	$(BIN)/ruff check .

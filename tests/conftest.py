@@ -12,6 +12,20 @@ _TESTS = Path(__file__).parent
 _DATABASES = {"postgresql", "own_postgresql", "mariadb", "pgbouncer"}
 """Fixtures of `tests/fixtures/databases.py`, and parameters that stand for them."""
 
+_LONGEST = (
+    "operator/test_scale.py",
+    "server/test_access_kubernetes.py",
+    "server/test_memory.py",
+    "server/test_durability.py",
+    "local/test_up.py",
+    "server/test_proxy_pull.py",
+    "conformance/test_conformance.py",
+    "chart/test_rbac.py",
+    "operator/test_runtime_operator.py",
+    "server/test_notifications.py",
+)
+"""Files that take half a minute and more; a worker that begins one last keeps all others waiting."""
+
 pytest_plugins = [
     "tests.fixtures.tools",
     "tests.fixtures.databases",
@@ -26,16 +40,19 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGTERM, lambda *_: pytest.exit("SIGTERM", returncode=143))
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Two a core, since tests wait for other processes about half of their time."""
     return min(2 * (os.cpu_count() or 1), 8)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests on other people's servers, which `make test-backends` runs."""
+    """Marks the tests on other people's servers, which `make test-backends` runs, and puts the longest files first."""
     for item in items:
         if item.path.is_relative_to(_TESTS / "objectstore") or not _DATABASES.isdisjoint(_needs(item)):
             item.add_marker(pytest.mark.backends)
+    places = {_TESTS / path: place for place, path in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 def _needs(item: pytest.Item) -> set[object]:

@@ -20,7 +20,7 @@ def kube(kube_api: KubeAPI) -> Iterator[Kube]:
     """The API server with our CRDs."""
     client = Kube(kube_api)
     yield client
-    client.http.close()
+    client.close()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -69,7 +69,7 @@ def test_a_kustomization_may_change_namespace_image_and_replicas(kube: Kube, tmp
 
 def documents(text: str) -> list[Json]:
     """The objects of a YAML text."""
-    return [document for document in yaml.safe_load_all(text) if document]
+    return [document for document in yaml.load_all(text, yaml.CSafeLoader) if document]
 
 
 def is_hook(manifest: Json) -> bool:

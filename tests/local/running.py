@@ -10,7 +10,7 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 import yaml
 
-OPERATOR = str(Path(sys.executable).with_name("registry-operator"))
+from tests.fixtures import forked
 
 
 class Ended(Exception):
@@ -31,10 +31,12 @@ class Ended(Exception):
 class Up:
     """A running `local up`. What it prints is kept in `lines`."""
 
-    def __init__(self, process: subprocess.Popen[str], state: Path) -> None:
+    def __init__(self, *arguments: object, state: Path, output: Path) -> None:
+        os.mkfifo(output)
         self.state = state
         self.lines: list[str] = []
-        self._process = process
+        self._output = output
+        self._process = forked.Forked("registry-operator", "local", "up", *arguments, "--state", state, output=output)
         self._queue: queue.Queue[str | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -62,7 +64,7 @@ class Up:
 
     def stop(self, sig: signal.Signals = signal.SIGINT) -> int:
         """Sends the signal and waits for the end; returns the exit code."""
-        self._process.send_signal(sig)
+        os.kill(self.pid, sig)
         return self.wait()
 
     def close(self) -> None:
@@ -92,8 +94,7 @@ class Up:
         return "admin", (self.handout(name) / "password").read_text()
 
     def _read(self) -> None:
-        assert self._process.stdout is not None
-        with self._process.stdout as output:
+        with self._output.open() as output:
             for line in output:
                 self.lines.append(line.rstrip("\n"))
                 self._queue.put(self.lines[-1])
@@ -103,25 +104,17 @@ class Up:
 @contextmanager
 def up(*paths: Path, state: Path, args: tuple[str, ...] = ()) -> Iterator[Up]:
     """Runs `local up` while the block does."""
-    process = subprocess.Popen(
-        [OPERATOR, "local", "up", *map(str, paths), "--state", str(state), *args],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    running = Up(process, state)
-    try:
-        yield running
-    finally:
-        running.close()
+    with tempfile.TemporaryDirectory() as folder:
+        running = Up(*paths, *args, state=state, output=Path(folder, "output"))
+        try:
+            yield running
+        finally:
+            running.close()
 
 
-def local(*args: object, **more: Any) -> subprocess.CompletedProcess[str]:
+def local(*args: object) -> "subprocess.CompletedProcess[str]":
     """Runs a `registry-operator local` command to its end."""
-    words = [OPERATOR, "local", *map(str, args)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False, **more)
+    return forked.run("registry-operator", "local", *args)
 
 
 def registry(name: str = "team", *, port: int, **spec: Any) -> dict[str, Any]:

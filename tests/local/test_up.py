@@ -5,6 +5,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from tests.fixtures.docker import Dockerd
 from tests.fixtures.images import make_oci_layout
 from tests.fixtures.processes import CommandFailed, free_port, run
-from tests.local.running import OPERATOR, Up, await_end, await_true, listens, local, registry, session, up, write
+from tests.local.running import Up, await_end, await_true, listens, local, registry, session, up, write
 
 
 def htpasswd(user: str, password: str) -> dict[str, object]:
@@ -130,7 +131,8 @@ class TestReady:
 
     def test_logs_follows(self, team: Up) -> None:
         """A request that is made now is seen."""
-        command = [OPERATOR, "local", "logs", "team", "-f", "--tail", "1", "--state", str(team.state)]
+        operator = Path(sys.executable).with_name("registry-operator")
+        command = [operator, "local", "logs", "team", "-f", "--tail", "1", "--state", team.state]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as following:
             assert following.stdout is not None
             try:

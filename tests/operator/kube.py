@@ -2,19 +2,18 @@
 
 import asyncio
 import base64
-import contextlib
 import json
 import os
 import re
 import signal
 import ssl
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest import mock
 from urllib.parse import urlsplit
 
 import httpx
@@ -23,9 +22,10 @@ import pytest
 from registry_operator.api import crd
 from registry_operator.api.kinds import CHILDREN, REGISTRY, Kind
 from registry_operator.api.names import REGISTRY_LABEL
-from registry_operator.cluster.kubernetes.api import path
+from registry_operator.cluster.kubernetes.api import Api, path
+from tests.fixtures import forked
 from tests.fixtures.kubernetes import KubeAPI
-from tests.fixtures.processes import Server, free_port, server
+from tests.fixtures.processes import Server, free_port
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -64,9 +64,22 @@ class Kube:
             headers={"Authorization": f"Bearer {token}"},
             timeout=30,
         )
+        self._loop = asyncio.Runner()
+        with mock.patch.dict(os.environ, {"KUBECONFIG": str(api.kubeconfig)}):
+            self._api = self._loop.run(Api.connect(user_agent="regatta-test/1"))
         install_crds(api)
         # `kubectl wait` fails on a CRD so new that it has no conditions.
         eventually(lambda: self.http.get(path(REGISTRY, None)).is_success)
+
+    def close(self) -> None:
+        """Ends all connections."""
+        self.http.close()
+        self._loop.run(self._api.close())
+        self._loop.close()
+
+    def run(self, work: Callable[[Api], Coroutine[Any, Any, T]]) -> T:
+        """What the operator's code makes of the API server, by its own client."""
+        return self._loop.run(work(self._api))
 
     def create(self, kind: Kind, namespace: str, name: str, **rest: Any) -> Json:
         """Creates an object and returns it."""
@@ -304,24 +317,9 @@ def operator(kubeconfig: Path, directory: Path, *args: str) -> Iterator[Operator
     """Runs the operator while the block does; ends it with SIGTERM."""
     global _runs  # noqa: PLW0603 - a number for the log's name
     _runs += 1
-    port = free_port()
-    previous = os.environ.get("KUBECONFIG")
-    os.environ["KUBECONFIG"] = str(kubeconfig)
-    try:
-        running = server(
-            Path(sys.executable).parent / "registry-operator",
-            "run",
-            f"--metrics-addr=127.0.0.1:{port}",
-            *args,
-            log=directory / f"operator-{_runs}.log",
-        )
-        process = running.__enter__()
-    finally:
-        os.environ.pop("KUBECONFIG")
-        if previous is not None:
-            os.environ["KUBECONFIG"] = previous
-    with contextlib.ExitStack() as stack:
-        stack.push(running.__exit__)
+    port, log = free_port(), directory / f"operator-{_runs}.log"
+    command = ("registry-operator", "run", f"--metrics-addr=127.0.0.1:{port}", *args)
+    with forked.server(*command, log=log, env={"KUBECONFIG": kubeconfig}) as process:
         yield Operator(process, port)
 
 

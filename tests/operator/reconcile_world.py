@@ -1,14 +1,12 @@
 """A Registry on the API server, reconciled when a test says so and at the time it says."""
 
 import asyncio
-import os
 import uuid
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from unittest import mock
 
 from registry_operator.api.kinds import (
     CHILDREN,
@@ -77,18 +75,13 @@ class World:
     def reconcile(self, name: str = "team") -> Outcome:
         """The operator looks at a Registry."""
 
-        async def once() -> Outcome:
-            with mock.patch.dict(os.environ, {"KUBECONFIG": str(self.kube.api.kubeconfig)}):
-                api = await Api.connect(user_agent="regatta-test/1")
-            try:
-                cluster = KubernetesCluster(api, namespaces=[self.namespace])
-                for kind in (REGISTRY, *CHILDREN):
-                    await cluster.relist(kind)
-                return await reconcile_registry(cluster, Key(REGISTRY, self.namespace, name), clock=lambda: self.now)
-            finally:
-                await api.close()
+        async def once(api: Api) -> Outcome:
+            cluster = KubernetesCluster(api, namespaces=[self.namespace])
+            # At once, as the API server lets each list after a write wait for up to a tenth of a second.
+            await asyncio.gather(*(cluster.relist(kind) for kind in (REGISTRY, *CHILDREN)))
+            return await reconcile_registry(cluster, Key(REGISTRY, self.namespace, name), clock=lambda: self.now)
 
-        return asyncio.run(once())
+        return self.kube.run(once)
 
     def roll_out(self, name: str = "team", **status: Any) -> None:
         """The cluster's controllers finish their work, or as much of it as `status` says."""

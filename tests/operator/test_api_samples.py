@@ -28,7 +28,7 @@ class TestSamples:
 
     def test_its_users_are_users(self, sample: Path) -> None:
         """The server takes what stands in its Secrets, and the Registry names them."""
-        documents = list(yaml.safe_load_all(sample.read_text()))
+        documents = list(yaml.load_all(sample.read_text(), yaml.CSafeLoader))
         registry = Registry.model_validate(
             {**documents[0], "metadata": {**documents[0]["metadata"], "namespace": "any"}}
         )

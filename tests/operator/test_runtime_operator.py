@@ -20,6 +20,7 @@ from registry_operator.api.kinds import (
     Kind,
 )
 from registry_operator.runtime.elector import LEASE
+from tests.fixtures import forked
 from tests.operator.kube import Json, Kube, Operator, Wire, eventually, opaque, operator
 
 CHILDREN_OF_TEAM = [
@@ -307,15 +308,8 @@ class TestTheProcess:
 class TestTheCommandLine:
     @staticmethod
     def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-        command = Path(sys.executable).parent / "registry-operator"
-        return subprocess.run(
-            [command, *arguments],
-            env={"PATH": "", "HOME": "/nonexistent", **environment},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        nothing = {"HOME": "/nonexistent", "KUBECONFIG": ""}
+        return forked.run("registry-operator", *arguments, env=nothing | environment)
 
     def test_without_credentials_it_says_what_to_do(self) -> None:
         done = self.run("run", "--metrics-addr=127.0.0.1:0")

@@ -18,7 +18,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from registry_server.auth import hash_password
-from tests.fixtures.forked import registry_server
+from tests.fixtures import forked, processes
 from tests.fixtures.processes import Server, free_port
 from tests.server.pki import Authority, Pair
 
@@ -42,8 +42,10 @@ class LiveRegistry:
         workers: int,
         environ: Mapping[str, str | Path],
         host: str,
+        forked: bool,
     ) -> None:
         self.folder = folder
+        self.forked = forked
         self.workers = workers
         self.host, self.port = host, free_port()
         self.address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
@@ -102,7 +104,12 @@ class LiveRegistry:
         temporary = self.folder / "tmp"  # a kill leaves what is in it
         temporary.mkdir(exist_ok=True)
         environ = {"TMPDIR": temporary} | self.environ
-        self._process = self._running.enter_context(registry_server(*command, log=self.log, env=environ))
+        server = (
+            forked.server(PROGRAM.name, *command, log=self.log, env=environ)
+            if self.forked
+            else processes.server(PROGRAM, *command, log=self.log, env=environ)
+        )
+        self._process = self._running.enter_context(server)
         if ready:
             self._await_ready()
         return self
@@ -240,6 +247,7 @@ def serving(
     environ: Mapping[str, str | Path] | None = None,
     start: bool = True,
     host: str = "127.0.0.1",
+    forked: bool = True,
 ) -> Iterator[LiveRegistry]:
     """A registry that runs as long as the block, unless the block stops it; everything but storage is a default.
 
@@ -254,6 +262,7 @@ def serving(
         workers=workers,
         environ=environ or {},
         host=host,
+        forked=forked,
     )
     try:
         yield registry.start() if start else registry

@@ -39,7 +39,7 @@ class Content:
 
 @pytest.mark.parametrize("http2", [False, True])
 def test_a_blob_of_a_gibibyte_goes_in_and_out(serve: Serve, http2: bool) -> None:
-    registry = serve(tls=http2)
+    registry = serve(tls=http2, forked=False)
     client = registry.client(http2=http2)
     content = Content(GIBIBYTE if not http2 else GIBIBYTE // 8)
     digest = content.digest()
@@ -56,7 +56,7 @@ def test_a_blob_of_a_gibibyte_goes_in_and_out(serve: Serve, http2: bool) -> None
 
 def test_slow_readers_cost_no_more_than_their_connections(serve: Serve) -> None:
     """distribution grows by 210 MB under fifty of them."""
-    registry = serve()
+    registry = serve(forked=False)
     content = Content(64 << 20)
     digest = content.digest()
     client = registry.client()
@@ -75,7 +75,7 @@ def test_slow_readers_cost_no_more_than_their_connections(serve: Serve) -> None:
 
 
 def test_writers_that_are_many_cost_no_more_than_their_connections(serve: Serve) -> None:
-    registry = serve()
+    registry = serve(forked=False)
     content = Content(32 << 20)
     digest = content.digest()
     failures: list[Exception] = []
@@ -100,7 +100,7 @@ def test_writers_that_are_many_cost_no_more_than_their_connections(serve: Serve)
 
 def test_an_upload_that_trickles_holds_little(serve: Serve) -> None:
     """Many tiny pieces must not be gathered one by one."""
-    registry = serve()
+    registry = serve(forked=False)
     before = _peak(registry)
     location = Repository(registry.client(), "app").start_upload()
     with registry.connect() as connection:
