@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from registry_server import __version__
 from registry_server.cli_metadata import metadata_group
+from registry_server.cli_usage import usage
 from registry_server.config import SQL, Action, Auth, Config, ConfigError, Storage, load
 from registry_server.config.cpus import available_cpus
 from registry_server.config.section import Section
@@ -140,6 +141,7 @@ def _password() -> str:
 
 
 main.add_command(metadata_group)
+main.add_command(usage)
 
 
 @main.group(name="config")

@@ -83,7 +83,20 @@ HISTOGRAMS: Final = (DURATIONS, STORAGE)
 
 IN_FLIGHT: Final = Family("regatta_http_requests_in_flight", "Requests being answered.")
 PENDING: Final = Family("regatta_notification_events_pending", "Events that wait for an endpoint.", ("endpoint",))
-GAUGES: Final = (IN_FLIGHT, PENDING)
+USED_BYTES: Final = Family(
+    "regatta_repository_used_bytes", "Bytes that a repository under a quota takes.", ("repository",)
+)
+USED_TAGS: Final = Family("regatta_repository_used_tags", "Tags of a repository under a quota.", ("repository",))
+QUOTA_USED_BYTES: Final = Family(
+    "regatta_quota_used_bytes", "Bytes that the repositories of a quota take together.", ("repositories",)
+)
+QUOTA_USED_TAGS: Final = Family(
+    "regatta_quota_used_tags", "Tags that the repositories of a quota have together.", ("repositories",)
+)
+QUOTA_BYTES: Final = Family("regatta_quota_limit_bytes", "Bytes that a quota allows.", ("repositories", "together"))
+QUOTA_TAGS: Final = Family("regatta_quota_limit_tags", "Tags that a quota allows.", ("repositories", "together"))
+USAGES: Final = (USED_BYTES, USED_TAGS, QUOTA_USED_BYTES, QUOTA_USED_TAGS, QUOTA_BYTES, QUOTA_TAGS)
+GAUGES: Final = (IN_FLIGHT, PENDING, *USAGES)
 
 
 class Metrics:
@@ -98,6 +111,7 @@ class Metrics:
         }
         self._repositories: set[str] = set()
         self._pending: dict[_Labels, int] = {}
+        self._usages: Mapping[str, Mapping[_Labels, int]] = {}
         self.in_flight = 0
         self.changed = False
         """Whether something was counted since the last `publish`."""
@@ -155,6 +169,11 @@ class Metrics:
             self.changed = True
             self._pending[endpoint,] = count
 
+    def usages(self, measured: Mapping[Family, Mapping[_Labels, int]]) -> None:
+        """Tell what is used of quotas, in place of what was told before: values of `USAGES` by their labels."""
+        self.changed = True
+        self._usages = {family.name: values for family, values in measured.items()}
+
     def storage(self, operation: str, seconds: float) -> None:
         """Count a storage operation."""
         histogram = self._histograms[STORAGE.name][operation,]
@@ -168,7 +187,11 @@ class Metrics:
             "pid": os.getpid(),
             "counters": {name: _pairs(values) for name, values in self._counters.items()},
             "histograms": {name: _pairs(values) for name, values in self._histograms.items()},
-            "gauges": {IN_FLIGHT.name: [((), self.in_flight)], PENDING.name: _pairs(self._pending)},
+            "gauges": {
+                IN_FLIGHT.name: [((), self.in_flight)],
+                PENDING.name: _pairs(self._pending),
+                **{name: _pairs(values) for name, values in self._usages.items()},
+            },
         }
         temporary = self._file.with_suffix(".tmp")
         temporary.write_text(json.dumps(snapshot))

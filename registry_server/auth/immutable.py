@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Final, Self
 
-from registry_server.auth.policy import translate
 from registry_server.config import Config, ImmutableTags
+from registry_server.config.globs import compile_globs, translate
 
 _VERSION: Final = re.compile(
     r"v?(?:0|[1-9]\d*)\.(?:0|[1-9]\d*)\.(?:0|[1-9]\d*)(?:-[0-9A-Za-z.-]+)?(?:_[0-9A-Za-z._-]+)?", re.ASCII
@@ -28,9 +28,9 @@ class Rule:
     def of(cls, rule: ImmutableTags) -> Self:
         tags = [*map(translate, rule.tags or ()), *([_VERSION.pattern] if rule.semver else [])]
         return cls(
-            repositories=re.compile("|".join(map(translate, rule.repositories))),
+            repositories=compile_globs(rule.repositories),
             tags=re.compile("|".join(tags), re.ASCII),
-            excluded=re.compile("|".join(map(translate, rule.exclude))) if rule.exclude else None,
+            excluded=compile_globs(rule.exclude) if rule.exclude else None,
         )
 
     def covers(self, repository: str, tag: str) -> bool:

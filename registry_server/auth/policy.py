@@ -11,6 +11,7 @@ from typing import Self
 
 from registry_server.auth.subject import Subject
 from registry_server.config import Action, Config, Policy, Role
+from registry_server.config.globs import compile_globs
 
 ACTIONS: frozenset[Action] = frozenset(("pull", "push", "delete", "admin"))
 ROLES: dict[Role, frozenset[Action]] = {
@@ -41,7 +42,7 @@ class Rule:
             anyone="anonymous" in subjects,
             authenticated="authenticated" in subjects,
             named=subjects,
-            repositories=re.compile("|".join(map(translate, policy.repositories))),
+            repositories=compile_globs(policy.repositories),
             actions=frozenset(policy.actions or ()) if policy.role is None else ROLES[policy.role],
         )
 
@@ -93,34 +94,3 @@ def policies(config: Config) -> tuple[Policy, ...]:
     if config.auth.has_logins:
         return (Policy(subjects=("authenticated",), repositories=("**",), role="admin"),)
     return (Policy(subjects=("anonymous",), repositories=("**",), role="maintainer"),)
-
-
-def translate(glob: str) -> str:
-    """A glob over repository names as a regular expression that matches in linear time.
-
-    `*` and `?` stay within a component; `**` is any number of components, at the end at least one. What stands between
-    two wildcards is matched where it first occurs and nowhere else (atomic groups): a later occurrence never turns a
-    failure into a match, and clients choose the names.
-    """
-    components = glob.split("/")
-    runs: list[list[str]] = [[]]
-    for component in components:
-        if component == "**":
-            runs.append([])
-        else:
-            runs[-1].append(_translate_component(component))
-    first, *rest = ["/".join(run) for run in runs]
-    if not rest:
-        return f"(?:{first})"
-    start = f"{first}/" if first else ""
-    middle = "".join(rf"(?>(?:[^/]+/)*?{run}/)" for run in rest[:-1] if run)
-    end = rf"(?:[^/]+/)*{rest[-1]}" if rest[-1] else r"[^/]+(?:/[^/]+)*"
-    return f"(?:{start}{middle}{end})"
-
-
-def _translate_component(component: str) -> str:
-    first, *rest = (re.escape(part).replace(r"\?", "[^/]") for part in component.split("*"))
-    if not rest:
-        return first
-    middle = "".join(rf"(?>[^/]*?{part})" for part in rest[:-1] if part)
-    return rf"{first}{middle}[^/]*{rest[-1]}"

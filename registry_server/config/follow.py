@@ -1,4 +1,4 @@
-"""Follows the configuration file while serving: `access` and `storage.maintenance.readonly` take effect at once.
+"""Follows the configuration file while serving: `access`, `quotas` and `storage.maintenance.readonly` count at once.
 
 Everything else does at a start, and the log says so. In a cluster the file is a mounted Secret, which the kubelet
 replaces within a minute or two; each worker of each replica follows it for itself, so no request is lost to a restart.
@@ -50,7 +50,7 @@ class FollowedConfig:
 def _with_followed(old: Config, new: Config) -> Config:
     maintenance = old.storage.maintenance.model_copy(update={"readonly": new.storage.maintenance.readonly})
     storage = old.storage.model_copy(update={"maintenance": maintenance})
-    return old.model_copy(update={"access": new.access, "storage": storage})
+    return old.model_copy(update={"access": new.access, "quotas": new.quotas, "storage": storage})
 
 
 def _differing(one: Config, other: Config) -> list[str]:

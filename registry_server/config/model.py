@@ -1,7 +1,7 @@
 """The server's configuration as types: distribution's `config.yml`, version 0.1, and Regatta's own top-level blocks.
 
-Those are `metadata`, `access` and `manifests`. Field names are the file's keys. What distribution knows beyond them is
-in `distribution.py`.
+Those are `metadata`, `access`, `manifests`, `quotas` and `shutdown`. Field names are the file's keys. What distribution
+knows beyond them is in `distribution.py`.
 """
 
 import re
@@ -13,11 +13,13 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr, model_validator
 
+from registry_server.config.globs import Glob
 from registry_server.config.headers import check_headers
 from registry_server.config.health import Health, unless_zero
 from registry_server.config.notifications import Notifications
 from registry_server.config.objectstores import GCS, S3, Azure
 from registry_server.config.proxy import Proxy
+from registry_server.config.quotas import Quota
 from registry_server.config.scalars import Address, AsText, Duration, ListenAddress, Text
 from registry_server.config.section import Bool, FilePath, Int, Secret, Section
 from registry_server.config.validation import Validation
@@ -430,7 +432,6 @@ class Auth(Section):
         return self.token is not None or self.issues_tokens
 
 
-_GLOB = re.compile(r"[a-z0-9._/*?-]+")
 _SUBJECT = re.compile(r"anonymous|authenticated|user:\S+|group:\S(.*\S)?|serviceaccount:[a-z0-9-]+:[a-z0-9.-]+")
 
 
@@ -438,17 +439,6 @@ def _subject(subject: str) -> str:
     if not (subject.isprintable() and _SUBJECT.fullmatch(subject)):
         raise ValueError("must be anonymous, authenticated, user:NAME, group:NAME or serviceaccount:NAMESPACE:NAME")
     return subject
-
-
-def _glob(glob: str) -> str:
-    if not _GLOB.fullmatch(glob):
-        raise ValueError("must be repository names in lower case with *, ** and ? as wildcards, for example team/**")
-    for component in glob.split("/"):
-        if not component:
-            raise ValueError("has an empty component; write team/** rather than /team/ or team//x")
-        if "**" in component and component != "**":
-            raise ValueError("** stands for whole components, for example team/** or **/cache; use * within one")
-    return glob
 
 
 class Policy(Section):
@@ -459,7 +449,7 @@ class Policy(Section):
     """
 
     subjects: Annotated[tuple[Annotated[Text, AfterValidator(_subject)], ...], Field(min_length=1)]
-    repositories: Annotated[tuple[Annotated[Text, AfterValidator(_glob)], ...], Field(min_length=1)]
+    repositories: Annotated[tuple[Glob, ...], Field(min_length=1)]
     role: Role | None = None
     actions: Annotated[tuple[Action, ...], Field(min_length=1)] | None = None
 
@@ -487,7 +477,7 @@ class ImmutableTags(Section):
     `semver`: also those that are a whole version, such as 1.2.3 or v2.0.0-rc.1; `latest`, `1` and `1.2` go on moving.
     """
 
-    repositories: Annotated[tuple[Annotated[Text, AfterValidator(_glob)], ...], Field(min_length=1)]
+    repositories: Annotated[tuple[Glob, ...], Field(min_length=1)]
     tags: Annotated[tuple[Annotated[Text, AfterValidator(_tag_glob)], ...], Field(min_length=1)] | None = None
     semver: Bool = False
     exclude: tuple[Annotated[Text, AfterValidator(_tag_glob)], ...] = ()
@@ -502,7 +492,7 @@ class ImmutableTags(Section):
 class Access(Section):
     """Who may do what: nothing is allowed but what a policy grants. And what nobody may: move an immutable tag.
 
-    The only block that is followed while serving.
+    Followed while serving.
     """
 
     policies: tuple[Policy, ...] | None = None
@@ -567,6 +557,7 @@ class Config(Section):
     health: Health = Health()
     access: Access | None = None
     manifests: Manifests = Manifests()
+    quotas: tuple[Quota, ...] = ()
     shutdown: Shutdown = Shutdown()
     proxy: Proxy = Proxy()
     notifications: Notifications = Notifications()

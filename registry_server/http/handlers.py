@@ -26,6 +26,7 @@ from registry_server.registry.errors import (
 from registry_server.registry.lists import Page
 from registry_server.registry.manifest import OCI_INDEX, Manifest
 from registry_server.registry.manifests import MAX_SIZE
+from registry_server.registry.quotas import usage_document
 from registry_server.registry.uploads import Chunk, Visible
 from registry_server.storage.contract import StoredBlob
 
@@ -69,6 +70,8 @@ class Handlers:
             ("upload", "PUT"): self.writing(self.finish_upload),
             ("upload", "DELETE"): self.writing(self.cancel_upload),
             ("referrers", "GET"): self.referrers,
+            ("usage", "GET"): self.usage,
+            ("usages", "GET"): self.usages,
         }
 
     def writing(self, handler: Handler) -> Handler:
@@ -214,6 +217,21 @@ class Handlers:
             headers.append(("oci-filters-applied", "artifactType"))
         return Response(200, headers, _json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests}))
 
+    async def usage(self, request: Request, target: Target, visible: Visible) -> Response:
+        """What a repository takes, and how it stands with its quotas: an extension, as the specification allows."""
+        used = await self.registry.lists.usage(target.repository)
+        standings = await self.registry.quotas.standings(target.repository)
+        return Response(200, [JSON], _json(usage_document(target.repository, used, standings)))
+
+    async def usages(self, request: Request, target: Target, visible: Visible) -> Response:
+        """What each repository takes that the asker may pull from, a page at a time."""
+        count, after = _page_wanted(request)
+        page = await self.registry.lists.repositories(count=count, after=after, visible=visible)
+        found = await self.registry.lists.usages(page.entries)
+        entries = [usage_document(name, used) for name, used in zip(page.entries, found, strict=True)]
+        headers = self._list_headers(page, f"{self.base_url}/v2/_regatta/usage", count)
+        return Response(200, headers, _json({"repositories": entries}))
+
     def _part(self, blob: StoredBlob, start: int, end: int) -> File | Stream:
         if blob.path is not None:
             return File(blob.path, start, end)
@@ -253,11 +271,15 @@ class Handlers:
         return Response(201, headers)
 
     def _list(self, name: str, page: Page, path: str, count: int | None, extra: dict[str, str]) -> Response:
+        return Response(200, self._list_headers(page, path, count), _json({**extra, name: list(page.entries)}))
+
+    @staticmethod
+    def _list_headers(page: Page, path: str, count: int | None) -> Headers:
         headers: Headers = [JSON]
         if page.more:
             query = {"last": page.entries[-1]} | ({} if count is None else {"n": str(count)})
             headers.append(("link", f'<{path}?{urlencode(query)}>; rel="next"'))
-        return Response(200, headers, _json({**extra, name: list(page.entries)}))
+        return headers
 
 
 def _refuse(reason: str) -> Handler:

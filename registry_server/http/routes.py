@@ -8,7 +8,19 @@ from registry_server.reference import is_repository
 from registry_server.registry.errors import NameInvalid
 
 Resource = Literal[
-    "base", "catalog", "tags", "manifest", "blob", "uploads", "upload", "referrers", "token", "healthz", "readyz"
+    "base",
+    "catalog",
+    "tags",
+    "manifest",
+    "blob",
+    "uploads",
+    "upload",
+    "referrers",
+    "usage",
+    "usages",
+    "token",
+    "healthz",
+    "readyz",
 ]
 
 METHODS: Final[dict[Resource, dict[str, Action]]] = {
@@ -20,16 +32,22 @@ METHODS: Final[dict[Resource, dict[str, Action]]] = {
     "uploads": {"POST": "push"},
     "upload": {"GET": "push", "HEAD": "push", "PATCH": "push", "PUT": "push", "DELETE": "push"},
     "referrers": {"GET": "pull", "HEAD": "pull"},
+    "usage": {"GET": "pull", "HEAD": "pull"},
+    "usages": {"GET": "pull", "HEAD": "pull"},
     "token": {"GET": "pull", "HEAD": "pull", "POST": "pull"},
     "healthz": {"GET": "pull", "HEAD": "pull"},
     "readyz": {"GET": "pull", "HEAD": "pull"},
 }
 """What each resource answers to, and the permission it takes on the repository."""
 
+LISTS: Final[frozenset[Resource]] = frozenset({"catalog", "usages"})
+"""What tells of all repositories, as far as the asker may see them."""
+
 _FIXED: Final[dict[str, Resource]] = {
     "/v2": "base",
     "/v2/": "base",
     "/v2/_catalog": "catalog",
+    "/v2/_regatta/usage": "usages",
     "/auth/token": "token",
     "/healthz": "healthz",
     "/readyz": "readyz",
@@ -68,6 +86,8 @@ def find(path: str) -> Target | None:
         return _target("blob", rest, reference)
     if collection == "tags" and reference == "list":
         return _target("tags", rest, "")
+    if collection == "_regatta" and reference == "usage":
+        return _target("usage", rest, "")
     if collection == "referrers" and reference:
         return _target("referrers", rest, reference)
     return None

@@ -17,7 +17,7 @@ from registry_server.config import Action, Token
 from registry_server.http.engine import Scope
 from registry_server.http.message import Request
 from registry_server.http.origin import Networks, client_address, external
-from registry_server.http.routes import METHODS, Target
+from registry_server.http.routes import LISTS, METHODS, Target
 from registry_server.registry.errors import Denied, TooManyRequests, Unauthorized, Unavailable
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class Security:
     def visible(self, login: Login, target: Target) -> Callable[[str], bool]:
         """Which repositories a list or a mount may know of."""
         subject, grants, allows = login.subject, login.grants, self.policy.allows
-        if grants is None or target.resource == "catalog":  # whoever may read that sees all that policies let them see
+        if grants is None or target.resource in LISTS:  # whoever may read that sees all that policies let them see
             return lambda name: allows(subject, name, "pull")
         return lambda name: grants.allows(name, "pull") and allows(subject, name, "pull")
 
@@ -138,7 +138,7 @@ class Security:
 
 def _wanted(request: Request, target: Target) -> str:
     """The scope that a token needs for a request."""
-    if target.resource == "catalog":
+    if target.resource in LISTS:
         return "registry:catalog:*"
     if not target.repository:
         return ""

@@ -69,6 +69,21 @@ class Holdings:
     tags: Mapping[str, Digest] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What repositories take."""
+
+    bytes: int = 0
+    """Of the distinct blobs and manifests that a repository holds; what several hold counts in each."""
+    tags: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(self.bytes + other.bytes, self.tags + other.tags)
+
+    def __sub__(self, other: "Usage") -> "Usage":
+        return Usage(self.bytes - other.bytes, self.tags - other.tags)
+
+
 class Metadata(Protocol):
     """One driver. Digests are as clients gave them; a link answers with the canonical digest of the content."""
 
@@ -127,6 +142,9 @@ class Metadata(Protocol):
 
     async def holdings(self, repository: str) -> Holdings:
         """All that a repository holds."""
+
+    async def usage(self, repository: str) -> Usage:
+        """What a repository takes, as of now."""
 
     async def check(self) -> None:
         """Find out whether this driver can do its work."""

@@ -10,9 +10,9 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from registry_server.metadata.contract import Descriptor, Holdings, LinkedBlob, LinkedManifest, Tagged
+from registry_server.metadata.contract import Descriptor, Holdings, LinkedBlob, LinkedManifest, Tagged, Usage
 from registry_server.parallel import in_parallel
-from registry_server.reference import ALGORITHMS, Digest, InvalidDigest, is_repository, is_tag
+from registry_server.reference import ALGORITHMS, CANONICAL, Digest, InvalidDigest, is_repository, is_tag
 from registry_server.storage.contract import Storage
 
 KEPT_TAG_LISTS: Final = 1024
@@ -20,6 +20,10 @@ KEPT_TAG_LISTS: Final = 1024
 KEPT_REFERRERS: Final = 256
 """Repositories whose referrers a process keeps while their folder of manifests does not change."""
 
+KEPT_USAGES: Final = 1024
+"""Repositories of which a process keeps what they take while their folders do not change."""
+KEPT_SIZES: Final = 65_536
+"""Blobs whose sizes a process keeps, about 16 MB: content never changes."""
 
 Understand = Callable[[Digest, bytes], LinkedManifest]
 """What a manifest's content says, given the digest it is linked by."""
@@ -37,6 +41,8 @@ class LayoutMetadata:
         self._understand = understand
         self._tag_lists: OrderedDict[str, tuple[object, list[str]]] = OrderedDict()
         self._referrers: OrderedDict[str, _Derived] = OrderedDict()
+        self._usages: OrderedDict[str, tuple[object, int]] = OrderedDict()
+        self._sizes: OrderedDict[Digest, int] = OrderedDict()
 
     async def link_blobs(self, repository: str, blobs: Sequence[LinkedBlob]) -> None:
         await self._storage.write(
@@ -143,6 +149,20 @@ class LayoutMetadata:
             tags={tag: target.digest for tag, target in zip(tags, targets, strict=True) if target is not None},
         )
 
+    async def usage(self, repository: str) -> Usage:
+        folders = [f"repositories/{repository}/_layers", f"{_manifests(repository)}/revisions"]
+        paths = [f"{folder}/{algorithm}" for folder in folders for algorithm in ALGORITHMS]
+        version = tuple([await self._storage.version(path) for path in paths])
+        kept = self._usages.get(repository)
+        if kept is None or kept[0] != version or None in version:
+            contents = await self._contents(repository)
+            kept = version, sum(await in_parallel(self._size, list(contents)))
+            self._usages[repository] = kept
+        self._usages.move_to_end(repository)
+        if len(self._usages) > KEPT_USAGES:
+            self._usages.popitem(last=False)
+        return Usage(kept[1], len(await self._tags(repository) or ()))
+
     async def check(self) -> None:
         """Link files are the storage's, which has a check of its own."""
 
@@ -185,6 +205,29 @@ class LayoutMetadata:
             for name in await self._storage.names(f"{folder}/{algorithm}")
             if (digest := _parse(f"{algorithm}:{name}")) is not None
         ]
+
+    async def _contents(self, repository: str) -> set[Digest]:
+        """The canonical digests of all that a repository holds. Only links by another digest must be read for them."""
+        layers = await self._digests(f"repositories/{repository}/_layers")
+        _, manifests = await self._revisions(repository)
+        others = [[one for one in digests if one.algorithm != CANONICAL] for digests in (layers, manifests)]
+        return {
+            *(digest for digest in (*layers, *manifests) if digest.algorithm == CANONICAL),
+            *(await self.linked_blobs(repository, others[0])).values(),
+            *(await self.linked_manifests(repository, others[1])).values(),
+        }
+
+    async def _size(self, content: Digest) -> int:
+        """Bytes in storage; none of what a damaged disk has lost."""
+        if (kept := self._sizes.get(content)) is not None:
+            return kept
+        blob = await self._storage.blob(content)
+        if blob is None:
+            return 0
+        self._sizes[content] = blob.size
+        if len(self._sizes) > KEPT_SIZES:
+            self._sizes.popitem(last=False)
+        return blob.size
 
     async def _derive(self, repository: str, version: object, digests: list[Digest]) -> "_Derived":
         """What manifests say never changes, so only those are read that were not there before."""

@@ -25,6 +25,7 @@ from registry_server.reference import Digest
 from registry_server.registry import Registry
 from registry_server.registry.lists import Pages
 from registry_server.registry.manifests import Manifests
+from registry_server.registry.quotas import Quotas
 from registry_server.registry.rules import Rules
 from registry_server.registry.uploads import Uploads
 from registry_server.storage.contract import Storage, StorageError
@@ -47,12 +48,16 @@ class PullThrough:
         metadata: Metadata,
         *,
         local: Manifests,
+        quotas: Quotas,
         pages: Pages,
         spool: Path,
         metrics: Metrics,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`local` has the manifests of the registry's own repositories, which belong to no upstream."""
+        """`local` has the manifests of the registry's own repositories, which belong to no upstream.
+
+        What comes from upstreams is not refused for `quotas`: it would break pulls.
+        """
         self._ttl = settings.ttl.total_seconds()
         self._metadata = metadata
         self._clock = clock
@@ -66,7 +71,7 @@ class PullThrough:
         self._arrivals = Arrivals(Uploads(storage, metadata), metadata, spool)
         self.registry = Registry(
             blobs=CachedBlobs(storage, metadata, places=self._places, arrivals=self._arrivals, metrics=metrics),
-            uploads=CachedUploads(storage, metadata, places=self._places),
+            uploads=CachedUploads(storage, metadata, quotas, places=self._places),
             manifests=CachedManifests(
                 local,
                 Manifests(storage, metadata, Rules(sparse="all")),
@@ -80,6 +85,7 @@ class PullThrough:
             ),
             referrers=CachedReferrers(metadata, places=self._places),
             lists=CachedLists(metadata, pages, places=self._places),
+            quotas=quotas,
         )
 
     @property

@@ -22,6 +22,7 @@ from registry_server.registry.errors import BlobUnknown, ManifestUnknown, NameUn
 from registry_server.registry.lists import Lists, Page, Pages
 from registry_server.registry.manifest import Manifest
 from registry_server.registry.manifests import Manifests
+from registry_server.registry.quotas import Quotas
 from registry_server.registry.referrers import Referrers
 from registry_server.registry.uploads import Uploads, Visible
 from registry_server.storage.contract import Storage, StoredBlob
@@ -285,8 +286,8 @@ class CachedReferrers(Referrers):
 class CachedUploads(Uploads):
     """Uploads into the registry's own repositories."""
 
-    def __init__(self, storage: Storage, metadata: Metadata, *, places: Places) -> None:
-        super().__init__(storage, metadata)
+    def __init__(self, storage: Storage, metadata: Metadata, quotas: Quotas, *, places: Places) -> None:
+        super().__init__(storage, metadata, quotas)
         self._places = places
 
     async def start(self, repository: str) -> str:

@@ -6,6 +6,7 @@ from registry_server.metadata.contract import Metadata
 from registry_server.registry.blobs import Blobs
 from registry_server.registry.lists import Lists, Pages
 from registry_server.registry.manifests import Manifests
+from registry_server.registry.quotas import Quotas
 from registry_server.registry.referrers import Referrers
 from registry_server.registry.rules import Rules
 from registry_server.registry.uploads import Uploads
@@ -21,13 +22,16 @@ class Registry:
     manifests: Manifests
     referrers: Referrers
     lists: Lists
+    quotas: Quotas
 
     @classmethod
     def over(cls, storage: Storage, metadata: Metadata, *, rules: Rules, pages: Pages) -> "Registry":
+        quotas = Quotas(metadata)
         return cls(
             blobs=Blobs(storage, metadata),
-            uploads=Uploads(storage, metadata),
-            manifests=Manifests(storage, metadata, rules),
+            uploads=Uploads(storage, metadata, quotas),
+            manifests=Manifests(storage, metadata, rules, quotas),
             referrers=Referrers(metadata),
             lists=Lists(metadata, pages),
+            quotas=quotas,
         )

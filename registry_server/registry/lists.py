@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from registry_server.metadata.contract import Metadata
+from registry_server.metadata.contract import Metadata, Usage
+from registry_server.parallel import in_parallel
 from registry_server.registry.errors import NameUnknown
 
 
@@ -50,6 +51,17 @@ class Lists:
                 if len(found) > limit:
                     break
         return _page(found, limit)
+
+    async def usage(self, repository: str) -> Usage:
+        """What a repository takes. Raises NameUnknown for one that holds nothing."""
+        used = await self._metadata.usage(repository)
+        if used == Usage():
+            raise NameUnknown(detail={"name": repository})
+        return used
+
+    async def usages(self, repositories: Sequence[str]) -> Sequence[Usage]:
+        """What each of them takes."""
+        return await in_parallel(self._metadata.usage, repositories)
 
 
 def _page(entries: Sequence[str], limit: int) -> Page:

@@ -2,7 +2,8 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 
 from registry_server.metadata.contract import Metadata, Tagged
@@ -10,6 +11,7 @@ from registry_server.parallel import in_parallel
 from registry_server.reference import CANONICAL, Digest
 from registry_server.registry.errors import Denied, DigestInvalid, ManifestBlobUnknown, ManifestUnknown
 from registry_server.registry.manifest import Manifest
+from registry_server.registry.quotas import Quotas
 from registry_server.registry.rules import Rules
 from registry_server.storage.contract import Storage
 
@@ -28,8 +30,9 @@ KEPT_SIZE: Final = 256 << 10
 class Manifests:
     """What repositories hold by tag and by manifest digest."""
 
-    def __init__(self, storage: Storage, metadata: Metadata, rules: Rules) -> None:
+    def __init__(self, storage: Storage, metadata: Metadata, rules: Rules, quotas: Quotas | None = None) -> None:
         self._rules = rules
+        self._quotas = quotas or Quotas(metadata)
         self._storage = storage
         self._metadata = metadata
         self._kept: OrderedDict[Digest, Manifest] = OrderedDict()
@@ -57,7 +60,7 @@ class Manifests:
         """Store a manifest, and point tags to it.
 
         `digest` names the manifest in whichever algorithm the client chose. Raises DigestInvalid, ManifestBlobUnknown,
-        and Denied for a tag that must not move.
+        and Denied for a tag that must not move and where the repository may not take so much more.
         """
         content = Digest.of(manifest.content)
         found = content if digest.algorithm == CANONICAL else Digest.of(manifest.content, digest.algorithm)
@@ -67,12 +70,13 @@ class Manifests:
         claimed = [tag for tag in tags if self._is_immutable(repository, tag)]
         for tag in claimed:
             _check_standing(tag, await self._metadata.tagged(repository, tag), content)
-        await self._storage.write_blob(content, manifest.content)
-        linked = manifest.linked(digest, content)
-        movable = dict.fromkeys((tag for tag in tags if tag not in claimed), digest)
-        await self._metadata.link_manifests(repository, [linked], tags=movable)
-        for tag in claimed:
-            _check_standing(tag, await self._metadata.claim_tag(repository, tag, digest), content)
+        async with self._room(repository, manifest, digest, tags):
+            await self._storage.write_blob(content, manifest.content)
+            linked = manifest.linked(digest, content)
+            movable = dict.fromkeys((tag for tag in tags if tag not in claimed), digest)
+            await self._metadata.link_manifests(repository, [linked], tags=movable)
+            for tag in claimed:
+                _check_standing(tag, await self._metadata.claim_tag(repository, tag, digest), content)
 
     async def delete(self, repository: str, digest: Digest) -> None:
         """Take a manifest, and the tags that point to it, from the repository. Raises ManifestUnknown, Denied."""
@@ -97,6 +101,19 @@ class Manifests:
             raise _immutable(tag)
         if not await self._metadata.untag(repository, tag):
             raise ManifestUnknown(detail={"tag": tag})
+
+    @asynccontextmanager
+    async def _room(
+        self, repository: str, manifest: Manifest, digest: Digest, tags: Sequence[str]
+    ) -> AsyncGenerator[None]:
+        """Room for a manifest and its tags, as far as the repository has them not yet. Raises Denied."""
+        size = new = 0
+        if self._quotas.of(repository):
+            held = await self._metadata.linked_manifest(repository, digest)
+            standing = await in_parallel(lambda tag: self._metadata.tagged(repository, tag), tags)
+            size, new = 0 if held else len(manifest.content), standing.count(None)
+        async with self._quotas.room(repository, size=size, tags=new):
+            yield
 
     async def _check_untagged(self, repository: str, digest: Digest) -> None:
         """Raises Denied where an immutable tag points to a manifest."""

@@ -16,11 +16,13 @@ from registry_server.reference import CANONICAL, Digest
 from registry_server.registry.errors import (
     BlobUploadInvalid,
     BlobUploadUnknown,
+    Denied,
     DigestInvalid,
     RangeInvalid,
     SizeInvalid,
     TooManyRequests,
 )
+from registry_server.registry.quotas import Quotas
 from registry_server.storage.contract import Storage, Upload, UploadBusy, UploadGone
 
 Visible = Callable[[str], bool]
@@ -41,23 +43,30 @@ class Chunk:
     span: tuple[int, int] | None = None
     """First and last byte within the blob, when the request told."""
 
+    @property
+    def announced(self) -> int:
+        """Bytes it will bring, as far as is known."""
+        return self.length if self.length is not None else self.span[1] - self.span[0] + 1 if self.span else 0
+
 
 class Uploads:
     """The sessions of all repositories."""
 
-    def __init__(self, storage: Storage, metadata: Metadata) -> None:
+    def __init__(self, storage: Storage, metadata: Metadata, quotas: Quotas | None = None) -> None:
         self._storage = storage
         self._metadata = metadata
+        self._quotas = quotas or Quotas(metadata)
 
     async def start(self, repository: str) -> str:
-        """Begin a session; returns its id."""
+        """Begin a session; returns its id. Raises Denied where the repository may take nothing more."""
+        await self._quotas.check(repository, size=1)
         return await self._storage.start_upload(repository)
 
     async def mount(self, repository: str, digest: Digest, *, source: str | None, visible: Visible) -> str | None:
         """Take over a blob from another repository: from `source`, or from any that holds it when that is not said.
 
         Returns where it came from, None if it did not. It is taken only from where the asker may read; zot PR #4166
-        tells of the leak otherwise.
+        tells of the leak otherwise. Raises Denied where the repository may not take so much more.
         """
         if source is None:
             if digest.algorithm == CANONICAL and await self._storage.blob(digest) is None:
@@ -69,7 +78,8 @@ class Uploads:
         blob = None if content is None else await self._storage.blob(content)
         if content is None or blob is None:
             return None
-        await self._metadata.link_blobs(repository, [LinkedBlob(content, blob.size, _aliases(digest))])
+        async with self._quotas.room(repository, size=await self._added(repository, content, blob.size)):
+            await self._metadata.link_blobs(repository, [LinkedBlob(content, blob.size, _aliases(digest))])
         return source
 
     async def offset(self, repository: str, upload_id: str) -> int:
@@ -80,29 +90,45 @@ class Uploads:
     async def append(self, repository: str, upload_id: str, chunk: Chunk) -> int:
         """Add a chunk; returns the bytes received so far.
 
-        Raises BlobUploadUnknown, RangeInvalid, SizeInvalid, BlobUploadInvalid, TooManyRequests. The session stays.
+        Raises BlobUploadUnknown, RangeInvalid, SizeInvalid, BlobUploadInvalid, TooManyRequests, Denied. The session
+        stays.
         """
         with await self._open(repository, upload_id) as upload:
             upload.lock()
+            await self._quotas.check(repository, size=upload.offset + chunk.announced)
             await _append(upload, chunk)
             return upload.offset
 
     async def finish(self, repository: str, upload_id: str, chunk: Chunk, digest: Digest) -> None:
         """Add the last chunk and make the whole a blob of the repository.
 
-        Raises what `append` raises, and DigestInvalid, which ends the session.
+        Raises what `append` raises, and DigestInvalid, which ends the session, as Denied does here.
         """
         with await self._open(repository, upload_id) as upload:
             upload.lock()
-            await _append(upload, chunk)
-            content = await upload.digest(CANONICAL)
-            found = content if digest.algorithm == CANONICAL else await upload.digest(digest.algorithm)
-            if found != digest:
+            try:
+                await self._finish(upload, repository, chunk, digest)
+            except (DigestInvalid, Denied):
                 await upload.cancel()
-                raise DigestInvalid(detail={"digest": str(digest), "found": str(found)})
-            size = upload.offset
+                raise
+
+    async def _finish(self, upload: Upload, repository: str, chunk: Chunk, digest: Digest) -> None:
+        announced = await self._added(repository, digest, upload.offset + chunk.announced)
+        await self._quotas.check(repository, size=announced)
+        await _append(upload, chunk)
+        content = await upload.digest(CANONICAL)
+        found = content if digest.algorithm == CANONICAL else await upload.digest(digest.algorithm)
+        if found != digest:
+            raise DigestInvalid(detail={"digest": str(digest), "found": str(found)})
+        size = upload.offset
+        async with self._quotas.room(repository, size=await self._added(repository, content, size)):
             await upload.commit()
             await self._metadata.link_blobs(repository, [LinkedBlob(content, size, _aliases(digest))])
+
+    async def _added(self, repository: str, digest: Digest, size: int) -> int:
+        """Bytes that a blob adds to what a repository takes of its quotas: none where it is held already."""
+        new = self._quotas.of(repository) and await self._metadata.linked_blob(repository, digest) is None
+        return size if new else 0
 
     async def cancel(self, repository: str, upload_id: str) -> None:
         """Drop a session. Raises BlobUploadUnknown, TooManyRequests."""

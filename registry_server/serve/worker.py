@@ -39,9 +39,11 @@ from registry_server.notifications import Recorder, Source
 from registry_server.registry import Registry
 from registry_server.registry.lists import Pages
 from registry_server.registry.manifest import understand
+from registry_server.registry.quotas import Limit
 from registry_server.registry.rules import Rules
 from registry_server.serve.preparation import open_journal, read_certificate
 from registry_server.serve.shared import Shared
+from registry_server.serve.usage import MEASURE_EVERY, measured
 from registry_server.storage import open_storage
 from registry_server.storage.contract import StorageError
 
@@ -131,7 +133,7 @@ class Worker:
             base_url=config.http.host.rstrip("/"),
             prefix=prefix,
         )
-        self._apply_access(config)
+        self._apply(config)
         return App(
             handlers=self._handlers(config),
             security=self._security,
@@ -168,6 +170,7 @@ class Worker:
             self._storage,
             self._metadata,
             local=self._registry.manifests,
+            quotas=self._registry.quotas,
             pages=pages,
             spool=self._shared.spool,
             metrics=self._metrics,
@@ -209,6 +212,8 @@ class Worker:
             work.append(self._purge_uploads(purging))
         if self._index == 0 and self._shared.config.metadata.sql is not None:
             work.append(self._look_for_what_was_not_imported())
+        if self._index == 0:
+            work.append(self._measure_usage())
         if self._index == 0 and self._pull_through is not None:
             work.append(self._pull_through.housekeep(paused=self._read_only))
         if self._index == 0 and self._journal is not None:
@@ -247,6 +252,14 @@ class Worker:
                 logger.warning("could not purge unfinished uploads: %s", error)
             await asyncio.sleep(settings.interval.total_seconds())
 
+    async def _measure_usage(self) -> None:
+        while True:
+            try:
+                self._metrics.usages(await measured(self._registry.quotas))
+            except StorageError as error:
+                logger.warning("could not measure what is used of the quotas: %s", error)
+            await asyncio.sleep(MEASURE_EVERY)
+
     def _publish(self) -> None:
         if self._access_log is not None:
             self._access_log.flush()
@@ -257,11 +270,13 @@ class Worker:
             await asyncio.sleep(WATCH_EVERY)
             self._logins.reload_if_changed()
             if await asyncio.to_thread(self._followed.reload_if_changed):
-                self._apply_access(self._followed.current)
+                self._apply(self._followed.current)
                 self._app.handlers = self._handlers(self._followed.current)
             self._reload_certificate()
 
-    def _apply_access(self, config: Config) -> None:
+    def _apply(self, config: Config) -> None:
+        """Put in force what is followed while serving."""
+        self._registry.quotas.limits = tuple(map(Limit.of, config.quotas))
         self._security.policy = AccessPolicy.from_config(config)
         rules = TagRules.from_config(config)
         self._registry.manifests.immutable = rules.immutable if rules else None

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry_server.auth import ANONYMOUS, AccessPolicy, Subject
-from registry_server.auth.policy import translate
 from registry_server.config import Action, Config
+from registry_server.config.globs import translate
 
 ALICE, CI = Subject.user("alice"), Subject.user("ci")
 ACTIONS: tuple[Action, ...] = ("pull", "push", "delete", "admin")

@@ -18,13 +18,14 @@ from sqlalchemy import (
     Table,
     bindparam,
     delete,
+    func,
     literal,
     select,
     union,
 )
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
-from registry_server.metadata.contract import Descriptor, Holdings, LinkedBlob, LinkedManifest, Tagged
+from registry_server.metadata.contract import Descriptor, Holdings, LinkedBlob, LinkedManifest, Tagged, Usage
 from registry_server.metadata.sql.database import Database, Query
 from registry_server.metadata.sql.schema import (
     blob_aliases,
@@ -133,6 +134,13 @@ _EVERYTHING = (
     .order_by(repositories.c.name)
     .limit(_LIMIT)
 )
+_HELD_CONTENT = union(
+    select(repository_blobs.c.blob_id).where(repository_blobs.c.repository_id == _THE_REPOSITORY),
+    select(manifests.c.blob_id).where(manifests.c.repository_id == _THE_REPOSITORY),
+)
+_BYTES = select(func.coalesce(func.sum(blobs.c.size), 0)).where(blobs.c.id.in_(_HELD_CONTENT)).scalar_subquery()
+_COUNT = select(func.count()).select_from(tags).where(tags.c.repository_id == _THE_REPOSITORY).scalar_subquery()
+_USAGE = select(_BYTES, _COUNT)
 _DIGESTS: BindParameter[str] = bindparam("digests", expanding=True)
 _REPOSITORY = bindparam("repository_id", type_=BigInteger)
 _REPOSITORY_ID = select(repositories.c.id).where(_OF_REPOSITORY)
@@ -169,6 +177,7 @@ class SqlMetadata:
         self._manifest, self._tagged, self._tags = query(_MANIFEST), query(_TAGGED), query(_TAGS)
         self._exists, self._referrers = query(_EXISTS), query(_REFERRERS)
         self._repositories, self._everything = query(_REPOSITORIES), query(_EVERYTHING)
+        self._usage = query(_USAGE)
         self._one = query(select(literal(1)))
 
     async def link_blobs(self, repository: str, blobs: Sequence[LinkedBlob]) -> None:
@@ -269,6 +278,10 @@ class SqlMetadata:
 
     async def holdings(self, repository: str) -> Holdings:
         return await self._database.read(lambda connection: _holdings(connection, repository))
+
+    async def usage(self, repository: str) -> Usage:
+        ((size, count),) = await self._database.fetch(self._usage, {"repository": repository})
+        return Usage(int(size), count)
 
     async def check(self) -> None:
         await self._database.fetch(self._one, {})

@@ -1,0 +1,185 @@
+"""Quotas: how much repositories may take, each by itself or all that match together.
+
+Asked wherever a push would take more: as an upload begins, goes on and ends, as a blob is mounted, and as a manifest or
+a tag comes. What is there already may be pushed again however much is used. Several processes may each let in what
+would fit alone, so by what is pushed at the same moment a limit may be exceeded.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Self
+
+from pydantic import ByteSize
+
+from registry_server.config.globs import compile_globs
+from registry_server.config.quotas import Quota
+from registry_server.metadata.contract import Metadata, Usage
+from registry_server.parallel import in_parallel
+from registry_server.registry.errors import Denied
+
+COUNTED_FOR: Final = 5.0
+"""Seconds for which the sum of many repositories is taken for what it was; what this process adds counts at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A quota made ready."""
+
+    globs: tuple[str, ...]
+    repositories: re.Pattern[str]
+    together: bool
+    bytes: int | None
+    tags: int | None
+
+    @classmethod
+    def of(cls, quota: Quota) -> Self:
+        return cls(quota.repositories, compile_globs(quota.repositories), quota.together, quota.bytes, quota.tags)
+
+    @property
+    def name(self) -> str:
+        """The repositories as the configuration has them."""
+        return ",".join(self.globs)
+
+    @property
+    def labels(self) -> tuple[str, str]:
+        """What tells it from others in metrics."""
+        return self.name, str(self.together).lower()
+
+    def covers(self, repository: str) -> bool:
+        return self.repositories.fullmatch(repository) is not None
+
+    def check(self, used: Usage, more: Usage) -> None:
+        """Raises Denied where more would be too much."""
+        for what in ("bytes", "tags"):
+            most, now, added = (getattr(of, what) for of in (self, used, more))
+            if most is not None and added and now + added > most:
+                whose = f"the repositories {self.name} hold together" if self.together else "the repository holds"
+                raise Denied(
+                    f"the quota would be exceeded: {whose} {_readable(what, now)} of at most {_readable(what, most)}; "
+                    "delete what is no longer needed, or ask for more",
+                    {"quota": what, "used": now, "limit": most},
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A limit, and what is used of it."""
+
+    limit: Limit
+    used: Usage
+
+
+@dataclass(slots=True)
+class _Sum:
+    """What many repositories took together when they were counted, and what was added here since."""
+
+    used: Usage
+    until: float
+
+
+class Quotas:
+    """The limits in force."""
+
+    def __init__(self, metadata: Metadata, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._metadata = metadata
+        self._clock = clock
+        self._sums: dict[Limit, _Sum] = {}
+        self._counting = asyncio.Lock()
+        self._coming: dict[str, Usage] = {}
+        """What was let in and is being put into repositories."""
+        self.limits: tuple[Limit, ...] = ()
+
+    def of(self, repository: str) -> Sequence[Limit]:
+        """The limits that a repository is under."""
+        return [limit for limit in self.limits if limit.covers(repository)]
+
+    async def standings(self, repository: str) -> list[Standing]:
+        """How a repository stands with each of its limits."""
+        return [Standing(limit, await self._used(limit, repository)) for limit in self.of(repository)]
+
+    async def check(self, repository: str, *, size: int) -> None:
+        """Raises Denied where a repository may not take so many bytes more."""
+        for limit in self.of(repository):
+            limit.check(await self._used(limit, repository) + self._on_the_way(limit, repository), Usage(size))
+
+    @asynccontextmanager
+    async def room(self, repository: str, *, size: int = 0, tags: int = 0) -> AsyncIterator[None]:
+        """Lets the block put so much more into a repository. Raises Denied."""
+        limits = self.of(repository)
+        if not limits:
+            yield
+            return
+        more = Usage(size, tags)
+        for limit in limits:
+            limit.check(await self._used(limit, repository) + self._on_the_way(limit, repository), more)
+        self._coming[repository] = self._coming.get(repository, Usage()) + more
+        try:
+            yield
+            for limit in limits:
+                if limit in self._sums:
+                    self._sums[limit].used += more
+        finally:
+            self._coming[repository] -= more
+            if self._coming[repository] == Usage():
+                del self._coming[repository]
+
+    async def measure(self) -> tuple[dict[str, Usage], dict[Limit, Usage]]:
+        """What each repository takes that is under a limit, and what those of each limit take together."""
+        if not self.limits:
+            return {}, {}
+        async with aclosing(self._metadata.everything()) as names:
+            covered = [name async for name in names if self.of(name)]
+        taken = dict(zip(covered, await in_parallel(self._metadata.usage, covered), strict=True))
+        sums = {
+            limit: _total(used for name, used in taken.items() if limit.covers(name))
+            for limit in self.limits
+            if limit.together
+        }
+        return taken, sums
+
+    def _on_the_way(self, limit: Limit, repository: str) -> Usage:
+        if not limit.together:
+            return self._coming.get(repository, Usage())
+        return _total(used for name, used in self._coming.items() if limit.covers(name))
+
+    async def _used(self, limit: Limit, repository: str) -> Usage:
+        if not limit.together:
+            return await self._metadata.usage(repository)
+        async with self._counting:
+            kept = self._sums.get(limit)
+            if kept is None or kept.until < self._clock():
+                kept = self._sums[limit] = _Sum(await self._count(limit), self._clock() + COUNTED_FOR)
+            return kept.used
+
+    async def _count(self, limit: Limit) -> Usage:
+        async with aclosing(self._metadata.everything()) as names:
+            covered = [name async for name in names if limit.covers(name)]
+        return _total(await in_parallel(self._metadata.usage, covered))
+
+
+def _total(usages: Iterator[Usage] | Sequence[Usage]) -> Usage:
+    return sum(usages, start=Usage())
+
+
+def usage_document(repository: str, used: Usage, standings: Sequence[Standing] = ()) -> dict[str, Any]:
+    """What API and commands show of a repository."""
+    document: dict[str, Any] = {"name": repository, **asdict(used)}
+    if standings:
+        document["quotas"] = [
+            {
+                "repositories": list(one.limit.globs),
+                "together": one.limit.together,
+                "used": asdict(one.used),
+                "limit": {"bytes": one.limit.bytes, "tags": one.limit.tags},
+            }
+            for one in standings
+        ]
+    return document
+
+
+def _readable(what: str, amount: int) -> str:
+    return ByteSize(amount).human_readable() if what == "bytes" else f"{amount} tags"
