@@ -8,7 +8,7 @@ import pytest
 from tests.clients.conftest import PASSWORD, USER, Client
 from tests.fixtures.images import make_docker_archive, make_oci_index, make_oci_layout
 from tests.fixtures.processes import CommandFailed
-from tests.server.live import LiveRegistry
+from tests.server.live import LiveRegistry, serving
 
 REFUSED = "401|UNAUTHORIZED"
 
@@ -87,3 +87,21 @@ def test_a_public_image_is_for_everyone_to_pull_and_for_some_to_push(at_public: 
     at_public("validate", "--remote", image)
     assert at_public("ls", f"{at_public.at}/public/app").split() == ["1"]
     assert "hidden" not in at_public("catalog", at_public.at)
+
+
+def test_a_push_beyond_a_quota_is_told_why(crane: Path, tmp_path: Path) -> None:
+    """And what fitted goes on being served."""
+    settings = {"quotas": [{"repositories": ["team/*"], "bytes": "1MiB"}]}
+    with serving(tmp_path / "registry", settings, users={USER: PASSWORD}, tls=True, workers=2) as registry:
+        client = Crane(crane, registry, tmp_path)
+        client.login()
+        for name, size in (("small", 500_000), ("large", 900_000)):
+            make_oci_layout(tmp_path / name, [size])
+        client("push", tmp_path / "small", f"{client.at}/team/app:1")
+        with pytest.raises(CommandFailed, match="DENIED: the quota would be exceeded: the repository holds"):
+            CommandFailed, match="DENIED: the quota would be exceeded: the repository holds .* of at most"
+        ):
+            client("push", tmp_path / "large", f"{client.at}/team/app:2")
+        assert client("ls", f"{client.at}/team/app").split() == ["1"]
+        client("validate", "--remote", f"{client.at}/team/app:1")
+        client("push", tmp_path / "large", f"{client.at}/other/app:2")
