@@ -99,8 +99,6 @@ def test_a_push_beyond_a_quota_is_told_why(crane: Path, tmp_path: Path) -> None:
             make_oci_layout(tmp_path / name, [size])
         client("push", tmp_path / "small", f"{client.at}/team/app:1")
         with pytest.raises(CommandFailed, match="DENIED: the quota would be exceeded: the repository holds"):
-            CommandFailed, match="DENIED: the quota would be exceeded: the repository holds .* of at most"
-        ):
             client("push", tmp_path / "large", f"{client.at}/team/app:2")
         assert client("ls", f"{client.at}/team/app").split() == ["1"]
         client("validate", "--remote", f"{client.at}/team/app:1")
