@@ -43,6 +43,7 @@ from registry_server.config.model import (
 )
 from registry_server.config.notifications import Endpoint, EventAction, EventFormat, Notifications
 from registry_server.config.objectstores import GCS, S3, Azure, AzureCredentials
+from registry_server.config.quotas import Quota
 from registry_server.config.scalars import Address, format_duration, parse_duration
 
 __all__ = [
@@ -85,6 +86,7 @@ __all__ = [
     "Notifications",
     "Policy",
     "Prometheus",
+    "Quota",
     "ReadOnly",
     "Redirect",
     "Role",

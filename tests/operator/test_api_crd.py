@@ -162,6 +162,11 @@ BAD_SPECS: dict[str, tuple[Json, str]] = {
         {"access": {"policies": [{"subjects": ["user:ci"], "repositories": ["**"], "role": "writer"}]}},
         "policies name users, but htpasswd names no Secret to find them in",
     ),
+    "a quota of a size that is none": (
+        {"quotas": [{"repositories": ["**"], "bytes": "much"}]},
+        "must be a size above zero",
+    ),
+    "a quota of nothing": ({"quotas": [{"repositories": [], "tags": 1}]}, "should have at least 1 items"),
     "a pull secret twice": ({"image": {"pullSecrets": [{"name": "a"}, {"name": "a"}]}}, "Duplicate value"),
     "a name that is none": (
         {"access": {"htpasswd": {"secretRef": {"name": "Team Users"}}}},

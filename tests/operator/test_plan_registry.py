@@ -139,6 +139,24 @@ class TestAccess:
         assert settings({"access": access})["access"]["policies"] == policies
 
 
+class TestQuotas:
+    """What repositories may take."""
+
+    def test_they_are_the_server_s_in_bytes(self) -> None:
+        quotas = [
+            {"repositories": ["**"], "bytes": "1.5Gi", "tags": 500},
+            {"repositories": ["team/**"], "together": True, "bytes": "500M"},
+        ]
+        assert settings({"quotas": quotas})["quotas"] == [
+            {"repositories": ["**"], "bytes": 3 << 29, "tags": 500},
+            {"repositories": ["team/**"], "together": True, "bytes": 500_000_000},
+        ]
+
+    def test_without_any_the_server_hears_nothing_of_them(self) -> None:
+        """One of an older version knows no such block."""
+        assert "quotas" not in settings()
+
+
 class TestRollout:
     """Pods are replaced for what they can't take up while they run, and for nothing else."""
 
@@ -159,11 +177,11 @@ class TestRollout:
         """The server reads it at its start."""
         assert self.template(spec) != self.template()
 
-    def test_another_policy_does_not(self) -> None:
-        """The server follows its configuration's access."""
-        public = {"access": {"anonymous": "pull"}}
-        assert self.template(public) == self.template()
-        assert plan(public)["Secret-config"] != plan()["Secret-config"]
+    def test_another_policy_or_quota_does_not(self) -> None:
+        """The server follows them in its configuration."""
+        for spec in ({"access": {"anonymous": "pull"}}, {"quotas": [{"repositories": ["**"], "tags": 5}]}):
+            assert self.template(spec) == self.template()
+            assert plan(spec)["Secret-config"] != plan()["Secret-config"]
 
     def test_another_certificate_or_password_does_not(self) -> None:
         """The server reads them again."""

@@ -173,6 +173,23 @@ class Tls(OneOf):
 # --- access
 
 
+Repositories = Annotated[
+    tuple[
+        Annotated[
+            str,
+            Field(max_length=255),
+            Matching(
+                rf"{_COMPONENT}(/{_COMPONENT})*",
+                "must be a repository's name in lower case; * and ? stand for a part of a component, "
+                "** for whole components, for example team/**",
+            ),
+        ],
+        ...,
+    ],
+    Field(min_length=1, max_length=32, json_schema_extra=_AS_SET),
+]
+
+
 class Policy(Model):
     """Grants actions on repositories to subjects. What no policy grants is refused."""
 
@@ -191,21 +208,7 @@ class Policy(Model):
         Field(min_length=1, max_length=32, json_schema_extra=_AS_SET),
     ]
     """Who: `anonymous` (everyone, logged in or not), `authenticated` (everyone who has logged in), `user:NAME`."""
-    repositories: Annotated[
-        tuple[
-            Annotated[
-                str,
-                Field(max_length=255),
-                Matching(
-                    rf"{_COMPONENT}(/{_COMPONENT})*",
-                    "must be a repository's name in lower case; * and ? stand for a part of a component, "
-                    "** for whole components, for example team/**",
-                ),
-            ],
-            ...,
-        ],
-        Field(min_length=1, max_length=32, json_schema_extra=_AS_SET),
-    ]
+    repositories: Repositories
     """Where: names of repositories. `*` matches within one component of a name, `**` any number of components:
     `team/**` matches `team/app` and `team/app/web`; `**` matches all."""
     role: Literal["reader", "writer", "maintainer", "admin"] | None = None
@@ -254,6 +257,19 @@ class Access(Model):
 
 
 # --- the rest of the spec
+
+
+class Quota(Model):
+    """How much repositories may take: each that matches, or all of them together. Changes count without a restart."""
+
+    repositories: Repositories
+    """Which: names of repositories, with wildcards as in policies."""
+    together: bool = False
+    """Whether the limits are for all of them in sum rather than for each."""
+    bytes: QuantityText | None = None
+    """How much their blobs and manifests may take, such as 20Gi. What several repositories hold counts in each."""
+    tags: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    """How many tags they may have."""
 
 
 class Service(Model):
@@ -446,6 +462,10 @@ class RegistrySpec(Model):
     """How the registry is reached: HTTPS unless disabled."""
     access: Access = Access()
     """Who may do what."""
+    quotas: Annotated[
+        tuple[Quota, ...], Field(max_length=64, json_schema_extra={"x-kubernetes-list-type": "atomic"})
+    ] = ()
+    """How much repositories may take. Without limits a quota measures only, for the metrics."""
     service: Service = Service()
     """The Service in front of the registry."""
     network_policy: NetworkPolicy = NetworkPolicy()

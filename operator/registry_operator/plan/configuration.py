@@ -5,7 +5,8 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from registry_operator.api.placement import Placement
-from registry_operator.api.registry import Access, Policy, Registry, RegistrySpec
+from registry_operator.api.quantity import amount
+from registry_operator.api.registry import Access, Policy, Quota, Registry, RegistrySpec
 from registry_server import config
 
 ADMIN: Final = "admin"
@@ -21,7 +22,7 @@ EVERYWHERE: Final = ("**",)
 def server_config(registry: Registry, placement: Placement) -> config.Config:
     """What the server of this Registry is told. Depends on the place in its addresses and paths alone."""
     spec = registry.spec
-    return config.Config(
+    told = config.Config(
         version="0.1",
         log=config.Log(level=spec.log.level, formatter="json"),
         storage=config.Storage(
@@ -37,6 +38,8 @@ def server_config(registry: Registry, placement: Placement) -> config.Config:
         access=config.Access(policies=_policies(spec.access)),
         shutdown=config.Shutdown(notice=placement.notice),
     )
+    # A server of an older version knows no quotas: it hears of them only where there are some.
+    return told.model_copy(update={"quotas": tuple(map(_quota, spec.quotas))}) if spec.quotas else told
 
 
 def _http(spec: RegistrySpec, placement: Placement) -> config.HTTP:
@@ -72,6 +75,13 @@ def _policies(access: Access) -> tuple[config.Policy, ...]:
 
 def _policy(policy: Policy) -> config.Policy:
     return config.Policy.model_validate(policy.model_dump(exclude_none=True))
+
+
+def _quota(quota: Quota) -> config.Quota:
+    settings = quota.model_dump(exclude_none=True, exclude_defaults=True)
+    if quota.bytes is not None:
+        settings["bytes"] = int(amount(quota.bytes))
+    return config.Quota.model_validate(settings)
 
 
 def _within(directory: str, name: str) -> Path:

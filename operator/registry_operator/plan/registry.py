@@ -96,8 +96,9 @@ class _Plan:
 
     @property
     def config_hash(self) -> str:
-        """Changes with what takes a start to take effect: `access` is followed by a running server."""
+        """Changes with what takes a start to take effect: a running server follows `access` and `quotas`."""
         settled = self.config.model_copy(update={"access": None})
+        settled.model_fields_set.discard("quotas")  # as if there were none: they are left out then
         return hashlib.sha256(config.dump(settled).encode()).hexdigest()[:16]
 
     @property
