@@ -462,9 +462,10 @@ class RegistrySpec(Model):
     """How the registry is reached: HTTPS unless disabled."""
     access: Access = Access()
     """Who may do what."""
-    quotas: Annotated[
-        tuple[Quota, ...], Field(max_length=64, json_schema_extra={"x-kubernetes-list-type": "atomic"})
-    ] = ()
+    quotas: (
+        Annotated[tuple[Quota, ...], Field(max_length=64, json_schema_extra={"x-kubernetes-list-type": "atomic"})]
+        | None
+    ) = None
     """How much repositories may take. Without limits a quota measures only, for the metrics."""
     service: Service = Service()
     """The Service in front of the registry."""
