@@ -3,20 +3,23 @@
 from pathlib import Path
 
 from tests.objectstore.conftest import Serve
+from tests.objectstore.stores import Store
 from tests.server.content import Repository, digest_of
+from tests.server.live import serving
 from tests.server.receiver import Receiver
 
 
-def test_a_redirected_pull_is_told_with_its_size(serve: Serve, tmp_path: Path) -> None:
+def test_a_redirected_pull_is_told_with_its_size(signing: Store, tmp_path: Path) -> None:
     with Receiver().listening() as receiver:
         spool = {"directory": str(tmp_path / "spool")}
         notifications = {"endpoints": [{"name": "a", "url": receiver.url}], "spool": spool}
-        registry = serve({"storage": {"redirect": {"disable": False}}, "notifications": notifications})
-        repository = Repository(registry.client(), "team/app")
-        layer = b"layer" * 1000
-        repository.push_image("v1", layers=[layer])
-        assert repository.get_blob(digest_of(layer)).status_code == 307
-        *pushed, pulled = receiver.await_events(4)
+        settings = {"storage": signing.storage(f"/{tmp_path.name}"), "notifications": notifications}
+        with serving(tmp_path / "registry", settings, environ=signing.environ) as registry:
+            repository = Repository(registry.client(), "team/app")
+            layer = b"layer" * 1000
+            repository.push_image("v1", layers=[layer])
+            assert repository.get_blob(digest_of(layer)).status_code == 307
+            *pushed, pulled = receiver.await_events(4)
         assert [event["target"]["size"] for event in pushed[:2]] == [2, 5000]
         assert (pulled["action"], pulled["target"]["size"]) == ("pull", 5000)
         assert pulled["target"]["digest"] == digest_of(layer)

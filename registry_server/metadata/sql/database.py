@@ -69,6 +69,10 @@ class DatabaseError(StorageError):
     """The database can't do its work now."""
 
 
+class Overtaken(Exception):
+    """Another transaction took away what this one has found already, which therefore has to begin anew."""
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """A statement that is compiled once. Its parameters are named."""
@@ -226,6 +230,9 @@ class _Lane:
                 with self.engine.connect() as connection, connection.begin():
                     result = work(connection)
                     committing = True
+            except Overtaken as error:
+                if attempt == ATTEMPTS:
+                    raise DatabaseError("others take away all the time what is to be linked") from error
             except SQLAlchemyError as error:
                 lost = isinstance(error, DBAPIError) and error.connection_invalidated
                 again = (lost and not committing and attempt == 1) or _in_the_way(error)

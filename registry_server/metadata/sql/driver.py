@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import cache
 from itertools import islice
@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from registry_server.metadata.contract import Descriptor, Holdings, LinkedBlob, LinkedManifest, Tagged, Usage
-from registry_server.metadata.sql.database import Database, Query
+from registry_server.metadata.sql.database import Database, Overtaken, Query
 from registry_server.metadata.sql.schema import (
     blob_aliases,
     blobs,
@@ -327,7 +327,7 @@ def _link_manifests(
         manifests,
         [_manifest_row(one, repository_id, contents[one.content], now) for one in linked],
     )
-    ids = _manifest_ids(connection, repository_id, {*(one.digest for one in linked), *tagged.values()})
+    ids = _there(connection, repository_id, {*(one.digest for one in linked), *tagged.values()})
     _link_references(connection, repository_id, linked, ids)
     rows = [
         {"repository_id": repository_id, "name": tag, "manifest_id": ids[digest], "created_at": now, "updated_at": now}
@@ -338,7 +338,7 @@ def _link_manifests(
 
 def _claim_tag(connection: Connection, repository: str, tag: str, digest: Digest) -> None:
     repository_id, now = _repository_id(connection, repository), _now()
-    manifest_id = _manifest_ids(connection, repository_id, {digest})[digest]
+    manifest_id = _there(connection, repository_id, {digest})[digest]
     row = {
         "repository_id": repository_id,
         "name": tag,
@@ -456,6 +456,14 @@ def _blob_ids(
 
 def _manifest_ids(connection: Connection, repository_id: int, digests: Iterable[Digest]) -> dict[Digest, int]:
     return _ids(connection, _MANIFEST_IDS, digests, repository_id=repository_id)
+
+
+def _there(connection: Connection, repository_id: int, digests: Collection[Digest]) -> dict[Digest, int]:
+    """The numbers of manifests that were there a moment ago. Raises Overtaken where one was deleted since."""
+    found = _manifest_ids(connection, repository_id, digests)
+    if len(found) < len(digests):
+        raise Overtaken
+    return found
 
 
 def _ids(connection: Connection, query: Executable, digests: Iterable[Digest], **parameters: int) -> dict[Digest, int]:
