@@ -55,7 +55,8 @@ def test_docker_s_mirror(
     with dockerd.mirror(cache.url):
         dockerd.docker("pull", "app:1")
     assert "app:1" in dockerd.docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}")
-    assert cache.metric("regatta_proxy_pulls_total", kind="blob", result="miss") == 3
+    misses = {"kind": "blob", "result": "miss"}
+    until(lambda: cache.metric("regatta_proxy_pulls_total", **misses) == 3, "both workers tell what they fetched")
     dockerd.docker("rmi", "app:1")
 
 

@@ -18,6 +18,7 @@ from registry_server.registry.errors import ManifestUnknown, TooManyRequests, Un
 from registry_server.registry.lists import Pages
 from registry_server.registry.manifest import understand
 from registry_server.registry.manifests import Manifests
+from registry_server.registry.quotas import Quotas
 from registry_server.registry.rules import Rules
 from registry_server.storage.filesystem import FilesystemStorage
 from tests.server.content import Repository, digest_of
@@ -66,6 +67,7 @@ def open_cache(tmp_path: Path, meddler: Meddler, clock: Clock) -> Open:
             storage,
             metadata,
             local=Manifests(storage, metadata, Rules()),
+            quotas=Quotas(metadata),
             pages=Pages(tags=100, repositories=100),
             spool=tmp_path / "spool",
             metrics=Metrics(tmp_path / "metrics"),
