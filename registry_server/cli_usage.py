@@ -56,7 +56,11 @@ async def _ask(settings: Config, wanted: Sequence[str]) -> list[dict[str, Any]]:
         quotas = Quotas(metadata)
         quotas.limits = tuple(map(Limit.of, settings.quotas))
         names = wanted or [name async for name in metadata.everything()]
-        return [usage_document(name, await metadata.usage(name), await quotas.standings(name)) for name in names]
+        documents = []
+        for name in names:
+            own = await metadata.usage(name)
+            documents.append(usage_document(name, own, await quotas.standings(name, own)))
+        return documents
     finally:
         await metadata.close()
 

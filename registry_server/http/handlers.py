@@ -220,7 +220,7 @@ class Handlers:
     async def usage(self, request: Request, target: Target, visible: Visible) -> Response:
         """What a repository takes, and how it stands with its quotas: an extension, as the specification allows."""
         used = await self.registry.lists.usage(target.repository)
-        standings = await self.registry.quotas.standings(target.repository)
+        standings = await self.registry.quotas.standings(target.repository, used)
         return Response(200, [JSON], _json(usage_document(target.repository, used, standings)))
 
     async def usages(self, request: Request, target: Target, visible: Visible) -> Response:

@@ -8,7 +8,7 @@ would fit alone, so by what is pushed at the same moment a limit may be exceeded
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Self
@@ -97,25 +97,24 @@ class Quotas:
         """The limits that a repository is under."""
         return [limit for limit in self.limits if limit.covers(repository)]
 
-    async def standings(self, repository: str) -> list[Standing]:
-        """How a repository stands with each of its limits."""
-        return [Standing(limit, await self._used(limit, repository)) for limit in self.of(repository)]
+    async def standings(self, repository: str, own: Usage) -> list[Standing]:
+        """How a repository, which takes `own`, stands with each of its limits."""
+        return [
+            Standing(limit, await self._together(limit) if limit.together else own) for limit in self.of(repository)
+        ]
 
     async def check(self, repository: str, *, size: int) -> None:
         """Raises Denied where a repository may not take so many bytes more."""
-        for limit in self.of(repository):
-            limit.check(await self._used(limit, repository) + self._on_the_way(limit, repository), Usage(size))
+        await self._check(repository, Usage(size))
 
     @asynccontextmanager
     async def room(self, repository: str, *, size: int = 0, tags: int = 0) -> AsyncIterator[None]:
         """Lets the block put so much more into a repository. Raises Denied."""
-        limits = self.of(repository)
+        more = Usage(size, tags)
+        limits = await self._check(repository, more)
         if not limits:
             yield
             return
-        more = Usage(size, tags)
-        for limit in limits:
-            limit.check(await self._used(limit, repository) + self._on_the_way(limit, repository), more)
         self._coming[repository] = self._coming.get(repository, Usage()) + more
         try:
             yield
@@ -129,11 +128,7 @@ class Quotas:
 
     async def measure(self) -> tuple[dict[str, Usage], dict[Limit, Usage]]:
         """What each repository takes that is under a limit, and what those of each limit take together."""
-        if not self.limits:
-            return {}, {}
-        async with aclosing(self._metadata.everything()) as names:
-            covered = [name async for name in names if self.of(name)]
-        taken = dict(zip(covered, await in_parallel(self._metadata.usage, covered), strict=True))
+        taken = await self._taken(self.limits) if self.limits else {}
         sums = {
             limit: _total(used for name, used in taken.items() if limit.covers(name))
             for limit in self.limits
@@ -141,27 +136,39 @@ class Quotas:
         }
         return taken, sums
 
+    async def _check(self, repository: str, more: Usage) -> Sequence[Limit]:
+        """The limits that count more, none where there is no more. Raises Denied."""
+        limits = self.of(repository) if more != Usage() else ()
+        if not limits:
+            return ()
+        alone = any(not limit.together for limit in limits)
+        own = await self._metadata.usage(repository) if alone else Usage()
+        for standing in await self.standings(repository, own):
+            standing.limit.check(standing.used + self._on_the_way(standing.limit, repository), more)
+        return limits
+
     def _on_the_way(self, limit: Limit, repository: str) -> Usage:
         if not limit.together:
             return self._coming.get(repository, Usage())
         return _total(used for name, used in self._coming.items() if limit.covers(name))
 
-    async def _used(self, limit: Limit, repository: str) -> Usage:
-        if not limit.together:
-            return await self._metadata.usage(repository)
+    async def _together(self, limit: Limit) -> Usage:
+        """What all repositories of a limit take."""
         async with self._counting:
             kept = self._sums.get(limit)
             if kept is None or kept.until < self._clock():
-                kept = self._sums[limit] = _Sum(await self._count(limit), self._clock() + COUNTED_FOR)
+                used = _total((await self._taken([limit])).values())
+                kept = self._sums[limit] = _Sum(used, self._clock() + COUNTED_FOR)
             return kept.used
 
-    async def _count(self, limit: Limit) -> Usage:
+    async def _taken(self, limits: Sequence[Limit]) -> dict[str, Usage]:
+        """What each repository takes that is under one of the limits."""
         async with aclosing(self._metadata.everything()) as names:
-            covered = [name async for name in names if limit.covers(name)]
-        return _total(await in_parallel(self._metadata.usage, covered))
+            covered = [name async for name in names if any(limit.covers(name) for limit in limits)]
+        return dict(zip(covered, await in_parallel(self._metadata.usage, covered), strict=True))
 
 
-def _total(usages: Iterator[Usage] | Sequence[Usage]) -> Usage:
+def _total(usages: Iterable[Usage]) -> Usage:
     return sum(usages, start=Usage())
 
 

@@ -34,7 +34,7 @@ class Helm:
     def template(self, values: Json | None = None, *, namespace: str = "default", chart: Path = CHART) -> list[Json]:
         """The objects that the chart makes of these values, hooks among them."""
         text = self("template", RELEASE, chart, f"--namespace={namespace}", "--kube-version=1.36", values=values or {})
-        return [document for document in yaml.load_all(text, yaml.CSafeLoader) if document]
+        return documents(text)
 
     def refusal(self, values: Json) -> str:
         """Why it renders nothing of these values."""
@@ -59,7 +59,12 @@ class Helm:
     def get(self, what: str, namespace: str) -> list[Json]:
         """The objects of a release: its `manifest`, or its `hooks`."""
         text = self("get", what, RELEASE, f"--namespace={namespace}")
-        return [document for document in yaml.load_all(text, yaml.CSafeLoader) if document]
+        return documents(text)
+
+
+def documents(text: str) -> list[Json]:
+    """The objects of a YAML text."""
+    return [document for document in yaml.load_all(text, yaml.CSafeLoader) if document]
 
 
 def one(objects: list[Json], kind: str, name: str | None = None) -> Json:

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from registry_operator.api.kinds import DEPLOYMENT, SERVICE_ACCOUNT
-from tests.chart.charts import ROOT, Helm, Json, kinds, one
+from tests.chart.charts import ROOT, Helm, Json, documents, kinds, one
 from tests.operator.kube import Kube
 
 INSTALL = ROOT / "manifests" / "install"
@@ -65,11 +65,6 @@ def test_a_kustomization_may_change_namespace_image_and_replicas(kube: Kube, tmp
     assert image.startswith("mirror.example/registry-operator:")
     assert one(objects, "ClusterRoleBinding")["subjects"][0]["namespace"] == "registries"
     assert NAMESPACE not in yaml.safe_dump_all(objects)
-
-
-def documents(text: str) -> list[Json]:
-    """The objects of a YAML text."""
-    return [document for document in yaml.load_all(text, yaml.CSafeLoader) if document]
 
 
 def is_hook(manifest: Json) -> bool:

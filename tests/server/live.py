@@ -85,16 +85,16 @@ class LiveRegistry:
         return self.folder / f"log-{self._starts}"
 
     def write_users(self, users: Mapping[str, str]) -> None:
-        """Writes the htpasswd file in place, with hashes that are quick to check."""
-        self.htpasswd.write_text("".join(f"{user}:{hash_password(word, cost=4)}\n" for user, word in users.items()))
+        """Writes the htpasswd file in place."""
+        self.htpasswd.write_text(_htpasswd(users))
 
     def change_users(self, users: Mapping[str, str]) -> None:
         """Replaces the htpasswd file, and waits until every worker follows the new one."""
         followed = "user(s) now"  # a message of each
         before = self.messages().count(followed)
-        served, self.htpasswd = self.htpasswd, self.folder / "htpasswd.new"
-        self.write_users(users)
-        self.htpasswd = self.htpasswd.replace(served)
+        new = self.folder / "htpasswd.new"
+        new.write_text(_htpasswd(users))
+        new.replace(self.htpasswd)
         until(lambda: self.messages().count(followed) == before + self.workers, "all workers know the new users")
 
     def start(self, *, ready: bool = True) -> Self:
@@ -277,6 +277,11 @@ def until(condition: Callable[[], object], what: str, *, within: float = 30) -> 
     while not condition():
         assert time.monotonic() < deadline, f"not within {within} s: {what}"
         time.sleep(0.02)
+
+
+def _htpasswd(users: Mapping[str, str]) -> str:
+    """The lines of a file, with hashes that are quick to check."""
+    return "".join(f"{user}:{hash_password(word, cost=4)}\n" for user, word in users.items())
 
 
 def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

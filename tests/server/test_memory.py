@@ -41,7 +41,7 @@ class Content:
 def test_a_blob_of_a_gibibyte_goes_in_and_out(serve: Serve, http2: bool) -> None:
     registry = serve(tls=http2, forked=False)
     client = registry.client(http2=http2)
-    content = Content(GIBIBYTE if not http2 else GIBIBYTE // 16)
+    content = Content(GIBIBYTE if not http2 else GIBIBYTE // 8)
     digest = content.digest()
     location = Repository(client, "app").start_upload()
     assert client.patch(location, content=iter(content)).status_code == 202

@@ -168,7 +168,7 @@ class TestBlobs:
         self, meddler: Meddler, upstream: Repository, cache: LiveRegistry
     ) -> None:
         """Whichever worker they come to: while it arrives, it is streamed to all of them."""
-        content = os.urandom(8 * MEGABYTE)
+        content = os.urandom(32 * MEGABYTE)
         digest = upstream.push_blob(content)
         gate = threading.Event()
         meddler.harm("GET .*/blobs/", gate=gate)

@@ -185,9 +185,12 @@ class TestBytes:
         clients = [Repository(registry.client(), "small/race") for _ in range(8)]
         locations = [start(one).headers["location"] for one in clients]
         contents = [os.urandom(20 * KIB) for _ in clients]
+
+        def put(one: Repository, location: str, content: bytes) -> int:
+            return one.client.put(location, params=digest(content), content=content).status_code
+
         with ThreadPoolExecutor(8) as pool:
-            put = lambda one, location, content: one.client.put(location, params=digest(content), content=content)  # noqa: E731
-            statuses = [response.status_code for response in pool.map(put, clients, locations, contents)]
+            statuses = list(pool.map(put, clients, locations, contents))
         assert statuses.count(201) == 3
         assert statuses.count(403) == 5
         assert usage(clients[0])["bytes"] == 60 * KIB
