@@ -14,6 +14,7 @@ import click
 from pydantic import SecretStr
 
 from registry_server import __version__
+from registry_server.cli_garbage import garbage_collect
 from registry_server.cli_metadata import metadata_group
 from registry_server.cli_usage import usage
 from registry_server.config import SQL, Action, Auth, Config, ConfigError, Storage, load
@@ -142,6 +143,7 @@ def _password() -> str:
 
 main.add_command(metadata_group)
 main.add_command(usage)
+main.add_command(garbage_collect)
 
 
 @main.group(name="config")

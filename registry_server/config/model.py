@@ -1,7 +1,7 @@
 """The server's configuration as types: distribution's `config.yml`, version 0.1, and Regatta's own top-level blocks.
 
-Those are `metadata`, `access`, `manifests`, `quotas` and `shutdown`. Field names are the file's keys. What distribution
-knows beyond them is in `distribution.py`.
+Those are `metadata`, `access`, `manifests`, `quotas`, `garbagecollection` and `shutdown`. Field names are the file's
+keys. What distribution knows beyond them is in `distribution.py`.
 """
 
 import re
@@ -517,6 +517,16 @@ class Manifests(Section):
     sparse: Literal["none", "indexes", "all"] = "indexes"
 
 
+class GarbageCollection(Section):
+    """What nothing refers to is collected once nobody has pushed it or asked for it for `grace`.
+
+    It is kept apart for as long again, and given back to whoever asks for it. A push that takes longer than `grace`
+    from its first layer to its manifest has to be done again.
+    """
+
+    grace: Annotated[Duration, Field(ge=timedelta(seconds=1))] = timedelta(hours=24)
+
+
 class Shutdown(Section):
     """How a server leaves that was told to stop.
 
@@ -558,6 +568,7 @@ class Config(Section):
     access: Access | None = None
     manifests: Manifests = Manifests()
     quotas: tuple[Quota, ...] = ()
+    garbagecollection: GarbageCollection = GarbageCollection()
     shutdown: Shutdown = Shutdown()
     proxy: Proxy = Proxy()
     notifications: Notifications = Notifications()

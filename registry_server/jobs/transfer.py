@@ -5,11 +5,13 @@ stopped, and one that is repeated does nothing. Content isn't touched, for both 
 """
 
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final, TypeVar
 
 from registry_server.metadata.contract import Holdings, LinkedBlob, LinkedManifest, Metadata
+from registry_server.metadata.layout import LayoutMetadata
 from registry_server.reference import CANONICAL, Digest
 from registry_server.registry.manifest import understand
 from registry_server.storage.contract import Storage
@@ -67,6 +69,20 @@ def _compare(repository: str, source: Holdings, target: Holdings) -> Iterator[Di
             if one != other:
                 sides = [None if digest is None else str(digest) for digest in (one, other)]
                 yield Difference(repository, f"{kind} {name}", *sides)
+
+
+async def not_imported(storage: Storage, metadata: Metadata) -> bool:
+    """Whether a database knows no repository although there are link files of some: it shows and refers to nothing."""
+    if isinstance(metadata, LayoutMetadata) or not await _is_empty(metadata):
+        return False
+    return not await _is_empty(LayoutMetadata(storage, understand))
+
+
+async def _is_empty(metadata: Metadata) -> bool:
+    async with aclosing(metadata.everything()) as names:
+        async for _ in names:
+            return False
+    return True
 
 
 async def transfer(storage: Storage, source: Metadata, target: Metadata, *, prune: bool) -> AsyncGenerator[Done]:

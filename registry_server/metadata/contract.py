@@ -143,6 +143,22 @@ class Metadata(Protocol):
     async def holdings(self, repository: str) -> Holdings:
         """All that a repository holds."""
 
+    async def references(self, repository: str) -> Mapping[Digest, LinkedManifest | None]:
+        """What each manifest of a repository refers to; None for one whose content is lost or damaged.
+
+        A driver that keeps references alone may name blobs by their canonical digests, and what was not there when the
+        manifest was pushed among both `blobs` and `manifests`.
+        """
+
+    async def release_manifest(self, repository: str, digest: Digest) -> bool:
+        """Take a manifest from a repository, but no tag; False where there is none, or something points to it still.
+
+        Where that can't be told in the same moment the caller has to look again afterwards.
+        """
+
+    async def forget(self, contents: Sequence[Digest]) -> None:
+        """Drop what is kept of contents that are no longer in storage, but for those that something refers to."""
+
     async def usage(self, repository: str) -> Usage:
         """What a repository takes, as of now."""
 

@@ -149,6 +149,19 @@ class LayoutMetadata:
             tags={tag: target.digest for tag, target in zip(tags, targets, strict=True) if target is not None},
         )
 
+    async def references(self, repository: str) -> Mapping[Digest, LinkedManifest | None]:
+        _, digests = await self._revisions(repository)
+        links = await in_parallel(lambda digest: self._storage.read(_revision(repository, digest)), digests)
+        linked = [digest for digest, link in zip(digests, links, strict=True) if link is not None]
+        read = await in_parallel(lambda digest: self._read(repository, digest), linked)
+        return dict(zip(linked, read, strict=True))
+
+    async def release_manifest(self, repository: str, digest: Digest) -> bool:
+        return await self._storage.remove(_folder(_revision(repository, digest)))
+
+    async def forget(self, contents: Sequence[Digest]) -> None:
+        """Only their sizes are kept, which don't change."""
+
     async def usage(self, repository: str) -> Usage:
         folders = [f"repositories/{repository}/_layers", f"{_manifests(repository)}/revisions"]
         paths = [f"{folder}/{algorithm}" for folder in folders for algorithm in ALGORITHMS]

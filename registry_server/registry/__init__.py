@@ -1,9 +1,11 @@
 """The protocol's rules, between handlers and storage: what may be pushed, what a reference means, what a list holds."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from registry_server.metadata.contract import Metadata
 from registry_server.registry.blobs import Blobs
+from registry_server.registry.holds import Holds
 from registry_server.registry.lists import Lists, Pages
 from registry_server.registry.manifests import Manifests
 from registry_server.registry.quotas import Quotas
@@ -25,12 +27,14 @@ class Registry:
     quotas: Quotas
 
     @classmethod
-    def over(cls, storage: Storage, metadata: Metadata, *, rules: Rules, pages: Pages) -> "Registry":
+    def over(cls, storage: Storage, metadata: Metadata, *, rules: Rules, pages: Pages, grace: timedelta) -> "Registry":
+        """`grace`: what nothing refers to is not collected within this time of somebody's asking for it."""
         quotas = Quotas(metadata)
+        holds = Holds(storage, metadata, grace)
         return cls(
-            blobs=Blobs(storage, metadata),
-            uploads=Uploads(storage, metadata, quotas),
-            manifests=Manifests(storage, metadata, rules, quotas),
+            blobs=Blobs(storage, metadata, holds),
+            uploads=Uploads(storage, metadata, quotas, holds),
+            manifests=Manifests(storage, metadata, rules, quotas, holds),
             referrers=Referrers(metadata),
             lists=Lists(metadata, pages),
             quotas=quotas,

@@ -5,15 +5,17 @@ from collections.abc import AsyncGenerator
 from registry_server.metadata.contract import Metadata
 from registry_server.reference import Digest
 from registry_server.registry.errors import BlobUnknown
+from registry_server.registry.holds import Holds
 from registry_server.storage.contract import Storage, StoredBlob
 
 
 class Blobs:
     """What a repository holds by digest."""
 
-    def __init__(self, storage: Storage, metadata: Metadata) -> None:
+    def __init__(self, storage: Storage, metadata: Metadata, holds: Holds | None = None) -> None:
         self._storage = storage
         self._metadata = metadata
+        self._holds = holds or Holds(storage, metadata)
 
     async def find(self, repository: str, digest: Digest) -> StoredBlob:
         """Raises BlobUnknown, also for content that only other repositories hold.
@@ -37,8 +39,9 @@ class Blobs:
         return self._storage.read_range(blob, start, end)
 
     async def size(self, repository: str, digest: Digest) -> int:
-        """Raises BlobUnknown."""
-        return (await self.find(repository, digest)).size
+        """Bytes of a blob, for a client that will rely on its being there. Raises BlobUnknown."""
+        held = await self._holds.blob(repository, digest)
+        return (held or await self.find(repository, digest)).size
 
     async def delete(self, repository: str, digest: Digest) -> None:
         """Take a blob from the repository; its content stays until garbage is collected. Raises BlobUnknown."""

@@ -4,6 +4,9 @@ Sources: OCI image-spec (manifest, index, descriptor), Docker's image manifest v
 """
 
 import json
+import re
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,6 +22,8 @@ DOCKER_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
 IMAGES: Final = (OCI_IMAGE, DOCKER_IMAGE)
 INDEXES: Final = (OCI_INDEX, DOCKER_LIST)
 SUPPORTED: Final = (*IMAGES, *INDEXES)
+
+_DIGESTS: Final = re.compile(rb"sha256:[a-f0-9]{64}(?![a-f0-9])|sha512:[a-f0-9]{128}(?![a-f0-9])")
 
 NON_DISTRIBUTABLE: Final = (
     "application/vnd.oci.image.layer.nondistributable.",
@@ -37,6 +42,9 @@ class Manifest:
     """The config and the layers that must be in the repository."""
     manifests: tuple[Digest, ...] = ()
     """What an index lists."""
+    elsewhere: tuple[Digest, ...] = ()
+    """What need not be in the repository, but must not be collected if it is: layers to be fetched elsewhere, and all
+    that is named in what can't be understood."""
     subject: Digest | None = None
     """The manifest this one refers to, which need not exist."""
     artifact_type: str | None = None
@@ -75,18 +83,22 @@ class Manifest:
             media_type = media_type if isinstance(media_type, str) else _guess(document)
             return cls._read(content, document, media_type)
         except ManifestInvalid:
-            return cls(content, "application/octet-stream")
+            named = {Digest.parse(text.decode()) for text in _DIGESTS.findall(content)}
+            return cls(content, "application/octet-stream", elsewhere=tuple(sorted(named)))
 
     @classmethod
     def _read(cls, content: bytes, document: dict[str, Any], media_type: str) -> "Manifest":
         if media_type in INDEXES:
             manifests = tuple(_digest(entry, "manifests") for entry in _list(document, "manifests"))
             blobs: tuple[Digest, ...] = ()
+            elsewhere: tuple[Digest, ...] = ()
             artifact_type = _text(document, "artifactType")
         else:
             config = document.get("config")
-            layers = [entry for entry in _list(document, "layers") if not _is_elsewhere(entry)]
-            blobs = tuple(dict.fromkeys([_digest(config, "config"), *(_digest(layer, "layers") for layer in layers)]))
+            layers = _list(document, "layers")
+            needed = [_digest(entry, "layers") for entry in layers if not _is_elsewhere(entry)]
+            blobs = tuple(dict.fromkeys([_digest(config, "config"), *needed]))
+            elsewhere = tuple(digest for entry in layers if _is_elsewhere(entry) for digest in _digests(entry))
             manifests = ()
             artifact_type = _text(document, "artifactType") or (
                 _text(config, "mediaType") if isinstance(config, dict) else None
@@ -97,6 +109,7 @@ class Manifest:
             media_type=media_type,
             blobs=blobs,
             manifests=manifests,
+            elsewhere=elsewhere,
             subject=None if subject is None else _digest(subject, "subject"),
             artifact_type=artifact_type,
             annotations=_annotations(document),
@@ -107,7 +120,8 @@ class Manifest:
         descriptor = Descriptor(
             digest, self.media_type, len(self.content), self.artifact_type, annotations=self.annotations or {}
         )
-        return LinkedManifest(descriptor, content, self.blobs, self.manifests, self.subject)
+        blobs = (*self.blobs, *self.elsewhere)
+        return LinkedManifest(descriptor, content, blobs, self.manifests, self.subject)
 
 
 def understand(digest: Digest, content: bytes) -> LinkedManifest:
@@ -152,6 +166,12 @@ def _digest(descriptor: Any, field: str) -> Digest:
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         raise ManifestInvalid(f"{field}: size must be a number of bytes")
     return digest
+
+
+def _digests(descriptor: dict[str, Any]) -> Iterator[Digest]:
+    """The digest of a layer that nobody checks, if it is one."""
+    with suppress(InvalidDigest):
+        yield Digest.parse(str(descriptor.get("digest")))
 
 
 def _is_elsewhere(descriptor: dict[str, Any]) -> bool:

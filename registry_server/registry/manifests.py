@@ -10,6 +10,7 @@ from registry_server.metadata.contract import Metadata, Tagged
 from registry_server.parallel import in_parallel
 from registry_server.reference import CANONICAL, Digest
 from registry_server.registry.errors import Denied, DigestInvalid, ManifestBlobUnknown, ManifestUnknown
+from registry_server.registry.holds import Holds
 from registry_server.registry.manifest import Manifest
 from registry_server.registry.quotas import Quotas
 from registry_server.registry.rules import Rules
@@ -30,9 +31,17 @@ KEPT_SIZE: Final = 256 << 10
 class Manifests:
     """What repositories hold by tag and by manifest digest."""
 
-    def __init__(self, storage: Storage, metadata: Metadata, rules: Rules, quotas: Quotas | None = None) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        metadata: Metadata,
+        rules: Rules,
+        quotas: Quotas | None = None,
+        holds: Holds | None = None,
+    ) -> None:
         self._rules = rules
         self._quotas = quotas or Quotas(metadata)
+        self._holds = holds or Holds(storage, metadata)
         self._storage = storage
         self._metadata = metadata
         self._kept: OrderedDict[Digest, Manifest] = OrderedDict()
@@ -43,6 +52,8 @@ class Manifests:
     async def by_tag(self, repository: str, tag: str) -> tuple[Digest, Manifest]:
         """Raises ManifestUnknown."""
         tagged = await self._metadata.tagged(repository, tag)
+        if tagged is not None and await self._holds.content(tagged.content):
+            tagged = await self._metadata.tagged(repository, tag)
         manifest = None if tagged is None else await self._read(tagged.content)
         if tagged is None or manifest is None:
             raise ManifestUnknown(detail={"tag": tag})
@@ -50,7 +61,7 @@ class Manifests:
 
     async def by_digest(self, repository: str, digest: Digest) -> Manifest:
         """Raises ManifestUnknown."""
-        content = await self._metadata.linked_manifest(repository, digest)
+        content = await self._holds.manifest(repository, digest)
         manifest = None if content is None else await self._read(content)
         if manifest is None:
             raise ManifestUnknown(detail={"digest": str(digest)})
@@ -126,19 +137,13 @@ class Manifests:
 
     async def _check_references(self, repository: str, manifest: Manifest) -> None:
         self._rules.check_urls(manifest)
-        missing: list[Digest] = []
-        if self._rules.sparse != "all" and manifest.blobs:
-            held = await self._metadata.linked_blobs(repository, manifest.blobs)
-            stored = await in_parallel(lambda blob: self._is_stored(held.get(blob)), manifest.blobs)
-            missing += [blob for blob, is_stored in zip(manifest.blobs, stored, strict=True) if not is_stored]
-        if required := list(self._rules.required(manifest)):
-            children = await self._metadata.linked_manifests(repository, required)
-            missing += [child for child in required if child not in children]
+        blobs = await self._holds.blobs(repository, manifest.blobs)
+        children = await self._holds.manifests(repository, manifest.manifests)
+        missing = [child for child in self._rules.required(manifest) if child not in children]
+        if self._rules.sparse != "all":
+            missing = [*(blob for blob in manifest.blobs if blob not in blobs), *missing]
         if missing:
             raise ManifestBlobUnknown(detail=[{"digest": str(digest)} for digest in missing])
-
-    async def _is_stored(self, content: Digest | None) -> bool:
-        return content is not None and await self._storage.blob(content) is not None
 
     async def _read(self, digest: Digest) -> Manifest | None:
         kept = self._kept.get(digest)

@@ -22,6 +22,7 @@ from registry_server.registry.errors import (
     SizeInvalid,
     TooManyRequests,
 )
+from registry_server.registry.holds import Holds
 from registry_server.registry.quotas import Quotas
 from registry_server.storage.contract import Storage, Upload, UploadBusy, UploadGone
 
@@ -52,10 +53,13 @@ class Chunk:
 class Uploads:
     """The sessions of all repositories."""
 
-    def __init__(self, storage: Storage, metadata: Metadata, quotas: Quotas | None = None) -> None:
+    def __init__(
+        self, storage: Storage, metadata: Metadata, quotas: Quotas | None = None, holds: Holds | None = None
+    ) -> None:
         self._storage = storage
         self._metadata = metadata
         self._quotas = quotas or Quotas(metadata)
+        self._holds = holds or Holds(storage, metadata)
 
     async def start(self, repository: str) -> str:
         """Begin a session; returns its id. Raises Denied where the repository may take nothing more."""
@@ -74,12 +78,11 @@ class Uploads:
             source = await self._metadata.holder(digest, visible=visible)
         elif not visible(source):
             return None
-        content = None if source is None else await self._metadata.linked_blob(source, digest)
-        blob = None if content is None else await self._storage.blob(content)
-        if content is None or blob is None:
+        blob = None if source is None else await self._holds.blob(source, digest)
+        if blob is None:
             return None
-        async with self._quotas.room(repository, size=await self._added(repository, content, blob.size)):
-            await self._metadata.link_blobs(repository, [LinkedBlob(content, blob.size, _aliases(digest))])
+        async with self._quotas.room(repository, size=await self._added(repository, blob.digest, blob.size)):
+            await self._metadata.link_blobs(repository, [LinkedBlob(blob.digest, blob.size, _aliases(digest))])
         return source
 
     async def offset(self, repository: str, upload_id: str) -> int:

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Coroutine
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
@@ -30,10 +30,10 @@ from registry_server.http.reporter import Reporter
 from registry_server.http.routes import Resource
 from registry_server.http.security import Security
 from registry_server.http.token import TokenEndpoint
+from registry_server.jobs.occupancy import Presence
+from registry_server.jobs.transfer import not_imported
 from registry_server.log import AccessLog
-from registry_server.metadata.contract import Metadata
 from registry_server.metadata.drivers import open_metadata
-from registry_server.metadata.layout import LayoutMetadata
 from registry_server.metrics import Metrics
 from registry_server.notifications import Recorder, Source
 from registry_server.registry import Registry
@@ -90,11 +90,18 @@ class Worker:
         self._followed.reload_if_changed()  # it may have changed since the first process read it
         self._access_log = None if config.log.accesslog.disabled else AccessLog(config.log)
         pages = Pages(config.tags.maxtags, config.catalog.maxentries)
-        self._registry = Registry.over(self._storage, self._metadata, rules=Rules.from_config(config), pages=pages)
+        self._registry = Registry.over(
+            self._storage,
+            self._metadata,
+            rules=Rules.from_config(config),
+            pages=pages,
+            grace=config.garbagecollection.grace,
+        )
         self._pull_through = self._open_pull_through(pages)
         self._journal = open_journal(config)
         self._recorder = None if self._journal is None else Recorder(self._journal, config.notifications, self._metrics)
         self._app = self._build_app()
+        self._presence = Presence(self._storage.aside, f"{shared.instance}-{index}")
         self._certificate = read_certificate(config)
         self._retired: dict[Listener, asyncio.Task[None]] = {}
         """Listeners with an old certificate, and what closes them."""
@@ -104,12 +111,15 @@ class Worker:
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         await self._health.check()
+        if not await self._announced(stop):
+            return
         self._listener = self._listen()
         debug = self._listen_debug()
         background = [asyncio.create_task(work) for work in self._background()]
         await stop.wait()
         await self._take_leave()
         await self._drain(debug)
+        await self._presence.leave()
         await self._logins.close()
         for task in background:
             task.cancel()
@@ -119,6 +129,20 @@ class Worker:
             await self._recorder.close()
         await self._metadata.close()
         self._publish()
+
+    async def _announced(self, stop: asyncio.Event) -> bool:
+        """Say so in the storage, and wait for a job that has it for itself; False when told to stop meanwhile."""
+        announcing, stopping = asyncio.create_task(self._presence.announce()), asyncio.create_task(stop.wait())
+        await asyncio.wait((announcing, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not announcing.done():
+            announcing.cancel()
+            return False
+        if isinstance(error := announcing.exception(), StorageError):
+            logger.warning("could not say in the storage that a server uses it; trying again: %s", error)
+        elif error is not None:
+            raise error
+        return True
 
     def _build_app(self) -> App:
         config = self._followed.current
@@ -206,7 +230,13 @@ class Worker:
         return Listener(app, self._shared.debug, certificate=None, http2=False)
 
     def _background(self) -> list[Coroutine[Any, Any, None]]:
-        work = [self._health.watch(), self._flush_log(), self._publish_metrics(), self._watch_files()]
+        work = [
+            self._health.watch(),
+            self._flush_log(),
+            self._publish_metrics(),
+            self._watch_files(),
+            self._presence.keep(),
+        ]
         purging = self._shared.config.storage.maintenance.uploadpurging
         if self._index == 0 and purging.enabled:
             work.append(self._purge_uploads(purging))
@@ -236,7 +266,7 @@ class Worker:
     async def _look_for_what_was_not_imported(self) -> None:
         """A new database beside a storage in use shows nobody what that holds, as if it were lost."""
         with suppress(StorageError):  # health says so
-            if await _is_empty(self._metadata) and not await _is_empty(LayoutMetadata(self._storage, understand)):
+            if await not_imported(self._storage, self._metadata):
                 logger.warning(
                     "the database knows no repository, but the storage has link files of some, which nobody can pull "
                     "so: stop the server and run `registry-server metadata import %s`",
@@ -317,14 +347,6 @@ class Worker:
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await asyncio.gather(self._listener.close(), *(retired.close() for retired in self._retired))
-
-
-async def _is_empty(metadata: Metadata) -> bool:
-    async with aclosing(metadata.repositories(after="", batch=1)) as batches:
-        async for names in batches:
-            if names:
-                return False
-    return True
 
 
 def _end_with_parent() -> None:

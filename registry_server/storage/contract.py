@@ -5,7 +5,7 @@ Paths below are relative to distribution's root, `<rootdirectory>/docker/registr
 power failure, unless its docstring says otherwise.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -43,6 +43,8 @@ class StoredBlob:
     """Bytes."""
     path: str | None = None
     """The file that holds it, absolute; None where content is not in files, see `Storage.blob_url` and `read_range`."""
+    touched: float = 0.0
+    """Seconds since 1970 by the storage's clock: when it was written or touched, or else put into the trash."""
 
 
 class Upload(Protocol):
@@ -77,14 +79,73 @@ class Upload(Protocol):
         """Let go of the upload; another request may take it up."""
 
 
+class Aside(Protocol):
+    """Small files of our own beside distribution's layout, in `.regatta`; paths are relative to that."""
+
+    async def read(self, path: str) -> bytes | None:
+        """None where there is no such file."""
+
+    async def write(self, path: str, content: bytes) -> None:
+        """Write a file, whole or not at all."""
+
+    async def create(self, path: str, content: bytes) -> bool:
+        """Write a file where there is none; False where there is one. Of several who try, one does."""
+
+    async def remove(self, path: str) -> None:
+        """Remove a file, if there is one."""
+
+    async def written(self, folder: str) -> Mapping[str, float]:
+        """The names of a folder's files, and when each was written: seconds since 1970 by the storage's clock."""
+
+
+class Trash(Protocol):
+    """Contents that nothing refers to, on their way out: `Storage.blob` takes back what somebody asks for.
+
+    A content is touched by whoever is about to rely on it, before they look whether it is there. It is moved here
+    first and looked at then, so one of the two sees the other, whatever the order.
+    """
+
+    async def discard(self, digest: Digest, *, untouched_since: float) -> bool:
+        """Move a content here unless it was written or touched since, also if only in this moment; whether it was."""
+
+    async def restore(self, digest: Digest) -> bool:
+        """Put a content back in its place, touched; False where there is none here."""
+
+    async def purge(self, digest: Digest) -> None:
+        """Remove a content from here for good."""
+
+    def contents(self) -> AsyncGenerator[Sequence[StoredBlob]]:
+        """All that is here; `touched` is when it came."""
+
+
 class Storage(Protocol):
     """One driver."""
 
+    @property
+    def aside(self) -> Aside:
+        """Where we keep what the layout has no place for."""
+
+    @property
+    def trash(self) -> Trash:
+        """Where contents are before they are gone."""
+
     async def blob(self, digest: Digest) -> StoredBlob | None:
-        """Find the content of a canonical digest."""
+        """Find the content of a canonical digest, in the trash as well: it is taken back then."""
 
     async def read_blob(self, digest: Digest) -> bytes | None:
         """The whole content of a small blob: a manifest."""
+
+    async def in_place(self, digest: Digest) -> StoredBlob | None:
+        """A content in its place, with whatever touched it; nothing is taken back from the trash."""
+
+    async def touch(self, digest: Digest) -> None:
+        """Keep a content out of the trash for a while. It is to be looked for after that, as it may not be there."""
+
+    async def forget_touches(self, before: float) -> None:
+        """Drop what is kept of touches that are older, where they are kept beside the content."""
+
+    def contents(self) -> AsyncGenerator[Sequence[StoredBlob]]:
+        """All contents in their places, some at a time."""
 
     async def blob_url(self, blob: StoredBlob) -> str | None:
         """Where clients may read a blob for some minutes without asking us; None where they shall get it from us."""
@@ -139,6 +200,9 @@ class Storage(Protocol):
 
     async def remove(self, path: str) -> bool:
         """Remove a folder with all that is in it; False where there was none."""
+
+    async def prune(self, path: str) -> None:
+        """Remove a folder if there is no file below it, and those above it that have nothing else in them."""
 
     async def check(self) -> None:
         """Find out whether content can be written and read. Raises StorageError."""

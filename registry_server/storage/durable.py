@@ -12,6 +12,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+TEMPORARY: Final = ".tmp"
+"""What the names of files end with that are being written."""
 ATTEMPTS: Final = 100
 """Times that something is tried which others may undo at the same moment: few are ever needed, more by many at once."""
 
@@ -62,6 +64,12 @@ def move_file(source: str, target: str) -> None:
     sync_directory(os.path.dirname(target))
 
 
+def link_file(source: str, target: str) -> None:
+    """Give a file a further name. Raises FileExistsError, and FileNotFoundError without `source`."""
+    _in_directory_of(target, lambda: os.link(source, target))
+    sync_directory(os.path.dirname(target))
+
+
 def remove_tree(path: str) -> bool:
     """Remove a directory with all that is in it; False where there was none. Not yet durable.
 
@@ -99,7 +107,7 @@ def _link(temporary: str, path: str) -> None:
 
 
 def _write_file(path: str, content: bytes, *, place: Callable[[str, str], None] = os.rename) -> None:
-    temporary = f"{path}.{uuid.uuid4()}.tmp"
+    temporary = f"{path}.{uuid.uuid4()}{TEMPORARY}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         try:

@@ -257,8 +257,9 @@ def _get(repository: Repository, reference: str) -> bytes:
 
 
 def _files(registry: LiveRegistry) -> dict[str, bytes]:
-    """All files below the layout's root, and in the registry's folder there is nothing else."""
-    files = {path: path.read_bytes() for path in registry.data.rglob("*") if path.is_file()}
+    """All files below the layout's root; in the registry's folder there is nothing else but signs of life."""
+    signs = registry.data / ".regatta/servers"
+    files = {path: path.read_bytes() for path in registry.data.rglob("*") if path.is_file() and path.parent != signs}
     return {str(path.relative_to(registry.root)): content for path, content in files.items()}
 
 

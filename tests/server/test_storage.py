@@ -124,7 +124,7 @@ def test_a_full_disk_is_told_from_a_broken_one(tmp_path: Path) -> None:
         storage = FilesystemStorage(str(tmp_path))
         for number, error in ((errno.ENOSPC, StorageFull), (errno.EDQUOT, StorageFull), (errno.EIO, StorageError)):
             with pytest.raises(StorageError) as raised:
-                await storage._in_thread("fail", fail, number)
+                await storage.threads.run("fail", fail, number)
             assert type(raised.value) is error
 
     asyncio.run(scenario())

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Table,
     bindparam,
     delete,
+    exists,
     func,
     literal,
     select,
@@ -158,6 +159,12 @@ _HELD_BLOBS_BY_ALIAS = (
     .join(blobs, blobs.c.id == blob_aliases.c.blob_id)
     .where(blob_aliases.c.repository_id == _REPOSITORY, blob_aliases.c.digest.in_(_DIGESTS))
 )
+_FORGET = delete(blobs).where(
+    blobs.c.digest.in_(_DIGESTS),
+    ~exists().where(repository_blobs.c.blob_id == blobs.c.id),
+    ~exists().where(manifest_blobs.c.blob_id == blobs.c.id),
+    ~exists().where(manifests.c.blob_id == blobs.c.id),
+)
 _HELD_MANIFESTS = (
     select(manifests.c.digest, blobs.c.digest.label("content"))
     .join(blobs, blobs.c.id == manifests.c.blob_id)
@@ -279,6 +286,19 @@ class SqlMetadata:
     async def holdings(self, repository: str) -> Holdings:
         return await self._database.read(lambda connection: _holdings(connection, repository))
 
+    async def references(self, repository: str) -> Mapping[Digest, LinkedManifest | None]:
+        return await self._database.read(lambda connection: _references(connection, repository))
+
+    async def release_manifest(self, repository: str, digest: Digest) -> bool:
+        return await self._database.write(lambda connection: _release_manifest(connection, repository, digest))
+
+    async def forget(self, contents: Sequence[Digest]) -> None:
+        def work(connection: Connection) -> None:
+            for chunk in _chunks(map(str, contents)):
+                connection.execute(_FORGET, {"digests": chunk})
+
+        await self._database.write(work)
+
     async def usage(self, repository: str) -> Usage:
         ((size, count),) = await self._database.fetch(self._usage, {"repository": repository})
         return Usage(int(size), count)
@@ -397,6 +417,86 @@ def _unlink_manifest(connection: Connection, repository: str, digest: Digest) ->
     connection.execute(delete(manifest_children).where(is_child))
     connection.execute(delete(manifests).where(manifests.c.id == manifest_id))
     return True
+
+
+def _release_manifest(connection: Connection, repository: str, digest: Digest) -> bool:
+    """The row is locked first: whoever points to it meanwhile waits, and then finds it gone."""
+    found = connection.execute(
+        select(manifests.c.repository_id, manifests.c.id)
+        .join(repositories, repositories.c.id == manifests.c.repository_id)
+        .where(repositories.c.name == repository, manifests.c.digest == str(digest))
+        .with_for_update(of=manifests)
+    ).first()
+    if found is None:
+        return False
+    repository_id, manifest_id = found
+    tagged = select(tags.c.name).where(tags.c.repository_id == repository_id, tags.c.manifest_id == manifest_id)
+    listed = select(manifest_children.c.parent_id).where(
+        manifest_children.c.repository_id == repository_id, manifest_children.c.child_id == manifest_id
+    )
+    if connection.execute(tagged.limit(1)).first() or connection.execute(listed.limit(1)).first():
+        return False
+    connection.execute(delete(manifests).where(manifests.c.id == manifest_id))
+    return True
+
+
+def _references(connection: Connection, repository: str) -> dict[Digest, LinkedManifest]:
+    repository_id = connection.execute(_REPOSITORY_ID, {"repository": repository}).scalar()
+    if repository_id is None:
+        return {}
+    of_repository = manifests.c.repository_id == repository_id
+    named: dict[int, tuple[Descriptor, Digest, Digest | None]] = {
+        row[0]: (_descriptor(*row[3:]), Digest.parse(row[1]), None if row[2] is None else Digest.parse(row[2]))
+        for row in connection.execute(
+            select(
+                manifests.c.id,
+                blobs.c.digest,
+                manifests.c.subject,
+                manifests.c.digest,
+                manifests.c.media_type,
+                blobs.c.size,
+                manifests.c.artifact_type,
+                manifests.c.annotations,
+            )
+            .join(blobs, blobs.c.id == manifests.c.blob_id)
+            .where(of_repository)
+        )
+    }
+    child = manifests.alias("child")
+    missing = _by_manifest(
+        connection,
+        select(missing_references.c.manifest_id, missing_references.c.digest).join(manifests).where(of_repository),
+    )
+    layers = _by_manifest(
+        connection,
+        select(manifest_blobs.c.manifest_id, blobs.c.digest)
+        .join(blobs, blobs.c.id == manifest_blobs.c.blob_id)
+        .join(manifests, manifests.c.id == manifest_blobs.c.manifest_id)
+        .where(of_repository),
+    )
+    children = _by_manifest(
+        connection,
+        select(manifest_children.c.parent_id, child.c.digest)
+        .join(child, child.c.id == manifest_children.c.child_id)
+        .where(manifest_children.c.repository_id == repository_id),
+    )
+    return {
+        descriptor.digest: LinkedManifest(
+            descriptor,
+            content,
+            blobs=(*layers.get(number, ()), *missing.get(number, ())),
+            manifests=(*children.get(number, ()), *missing.get(number, ())),
+            subject=subject,
+        )
+        for number, (descriptor, content, subject) in named.items()
+    }
+
+
+def _by_manifest(connection: Connection, query: Executable) -> dict[int, list[Digest]]:
+    found: dict[int, list[Digest]] = {}
+    for number, digest in connection.execute(query):
+        found.setdefault(number, []).append(Digest.parse(digest))
+    return found
 
 
 def _holdings(connection: Connection, repository: str) -> Holdings:

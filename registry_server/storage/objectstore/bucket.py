@@ -29,6 +29,8 @@ PARTS_AT_ONCE: Final = 2
 """Parts of a large object on the way to the store at a time; an upload holds two more in memory at most."""
 MAX_PARTS: Final = 9_000
 """Parts that a large object has at most; S3 allows 10,000."""
+MOST_COPIED: Final = 4 << 30
+"""Bytes of an object that a store copies in one request; S3 stops at 5 GB."""
 SIGNED_FOR: Final = timedelta(minutes=20)
 """How long a client may use an address it was sent to, as in distribution."""
 ATTEMPTS: Final = 4
@@ -117,11 +119,17 @@ class Bucket:
 
     async def size(self, key: str) -> int | None:
         """Bytes of an object; None where there is none."""
+        found = await self.entry(key)
+        return None if found is None else found.size
+
+    async def entry(self, key: str) -> Entry | None:
+        """An object as a list would have it; None where there is none."""
         with self._asking("head"):
             try:
-                return int((await obstore.head_async(self._clients.quick, self._root + key))["size"])
+                meta = await obstore.head_async(self._clients.quick, self._root + key)
             except FileNotFoundError:
                 return None
+            return Entry(key, int(meta["size"]), meta["last_modified"].timestamp())
 
     async def put(self, key: str, content: bytes, *, replacing: Version | None = None, new: bool = False) -> Version:
         """Write an object, whole or not at all; returns its version.
@@ -144,6 +152,14 @@ class Bucket:
                     raise StorageError(f"{self.name}: {key} is being written by others") from error
                 await asyncio.sleep(0.05 * 2**attempt)
         raise StorageError(f"{self.name} takes no writes")
+
+    async def create(self, key: str, content: bytes) -> bool:
+        """Write an object where there is none; False where there is one. Of several who try, one does."""
+        try:
+            await self.put(key, content, new=True)
+        except Conflict:
+            return False
+        return True
 
     async def _put(self, key: str, content: bytes, mode: Any) -> Version:
         client = self._clients.quick if len(content) <= PIECE else self._clients.bulk
@@ -181,6 +197,15 @@ class Bucket:
             if self._clients.copied is not None:
                 await self._clients.copied(self._root + target)
             return True
+
+    async def duplicate(self, source: Entry, target: str) -> bool:
+        """Copy an object of any size, by way of this process where the store does not; False where it is gone."""
+        if self.copies and source.size <= MOST_COPIED:
+            return await self.copy(source.key, target)
+        if await self.entry(source.key) is None:
+            return False
+        await self.put_stream(target, self.read(source.key, 0, source.size), size=source.size)
+        return True
 
     async def accept(self) -> None:
         """Raises StorageRefused for content of a form that can't be served."""

@@ -9,7 +9,8 @@ import secrets
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -17,8 +18,9 @@ from registry_server.config import Storage as Settings
 from registry_server.parallel import in_parallel
 from registry_server.reference import Digest
 from registry_server.storage.contract import StoredBlob
-from registry_server.storage.objectstore.bucket import Bucket, Clients, Conflict, Observer
+from registry_server.storage.objectstore.bucket import Bucket, Clients, Observer
 from registry_server.storage.objectstore.connect import connect
+from registry_server.storage.objectstore.trash import BucketAside, BucketTrash, stored
 from registry_server.storage.objectstore.upload import ObjectUpload, Progress, State
 
 logger = logging.getLogger(__name__)
@@ -45,15 +47,39 @@ class ObjectStorage:
         self.bucket = Bucket(clients, root_directory.strip("/"), observe)
         self.root = "docker/registry/v2"
         self.hashers: OrderedDict[str, Progress] = OrderedDict()
+        self.aside = BucketAside(self.bucket)
+        self.trash = BucketTrash(self.bucket, self.blob_key)
         self.writing: set[str] = set()
         """Folders of the uploads that requests of this process are writing to."""
 
     async def blob(self, digest: Digest) -> StoredBlob | None:
-        size = await self.bucket.size(self.blob_key(digest))
-        return None if size is None else StoredBlob(digest, size)
+        key = self.blob_key(digest)
+        found = await self.bucket.entry(key)
+        if found is None and await self.trash.restore(digest):
+            found = await self.bucket.entry(key)
+        return None if found is None else StoredBlob(digest, found.size, touched=found.changed)
 
     async def read_blob(self, digest: Digest) -> bytes | None:
-        return await self.bucket.get(self.blob_key(digest))
+        key = self.blob_key(digest)
+        content = await self.bucket.get(key)
+        return await self.bucket.get(key) if content is None and await self.trash.restore(digest) else content
+
+    async def in_place(self, digest: Digest) -> StoredBlob | None:
+        found = await self.bucket.entry(self.blob_key(digest))
+        if found is None:
+            return None
+        return StoredBlob(digest, found.size, touched=max(found.changed, await self.trash.touched(digest)))
+
+    async def touch(self, digest: Digest) -> None:
+        await self.trash.touch(digest)
+
+    async def forget_touches(self, before: float) -> None:
+        await self.trash.forget_touches(before)
+
+    async def contents(self) -> AsyncGenerator[Sequence[StoredBlob]]:
+        touched = await self.trash.touches()
+        async for blobs in stored(self.bucket, f"{self.root}/blobs"):
+            yield [replace(blob, touched=max(blob.touched, touched.get(blob.digest, 0.0))) for blob in blobs]
 
     async def blob_url(self, blob: StoredBlob) -> str | None:
         return await self.bucket.url(self.blob_key(blob.digest))
@@ -107,11 +133,7 @@ class ObjectStorage:
             await self.bucket.put(f"{self.root}/{path}", content)
 
     async def create(self, path: str, content: bytes) -> bool:
-        try:
-            await self.bucket.put(f"{self.root}/{path}", content, new=True)
-        except Conflict:
-            return False
-        return True
+        return await self.bucket.create(f"{self.root}/{path}", content)
 
     async def exists(self, path: str) -> bool:
         key = f"{self.root}/{path}"
@@ -172,6 +194,9 @@ class ObjectStorage:
             found = True
         return found
 
+    async def prune(self, path: str) -> None:
+        """A folder is what keys have in common, so there is none without a file."""
+
     async def check(self) -> None:
         """Whether the bucket can be listed: one cheap request, as it is made all the time."""
         await self.bucket.folder("docker/registry")
@@ -179,17 +204,15 @@ class ObjectStorage:
     async def try_writing(self) -> None:
         """Write a small object and remove it. Raises StorageError, and StorageRefused for what can't be served."""
         await self.bucket.accept()
-        key = f".regatta/check-{secrets.token_hex(8)}"
-        await self.bucket.put(key, b"check")
-        await self.bucket.delete([key])
+        name = f"check-{secrets.token_hex(8)}"
+        await self.aside.write(name, b"check")
+        await self.aside.remove(name)
 
     async def shared_secret(self, name: str) -> bytes:
-        key = f".regatta/{name}"
-        with suppress(Conflict):
-            if (found := await self.bucket.get(key)) is not None:
-                return found
-            await self.bucket.put(key, secrets.token_bytes(32), new=True)
-        return await self.bucket.get(key) or b""
+        found = await self.aside.read(name)
+        if found is None:
+            await self.aside.create(name, secrets.token_bytes(32))
+        return found or await self.aside.read(name) or b""
 
     def blob_key(self, digest: Digest) -> str:
         return f"{self.root}/blobs/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}/data"

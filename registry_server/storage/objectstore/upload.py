@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from registry_server.reference import CANONICAL, Digest
 from registry_server.storage.contract import StorageError, UploadBusy, UploadGone
-from registry_server.storage.objectstore.bucket import Conflict, Version
+from registry_server.storage.objectstore.bucket import MOST_COPIED, Conflict, Version
 
 if TYPE_CHECKING:
     from registry_server.storage.objectstore.storage import ObjectStorage
 
 logger = logging.getLogger(__name__)
 
-SEGMENT: Final = 4 << 30
-"""Bytes of a segment at most: S3 copies no object above 5 GB by itself."""
+SEGMENT: Final = MOST_COPIED
+"""Bytes of a segment at most."""
 COALESCE: Final = 1 << 20
 """Bytes gathered before they are hashed and handed on."""
 MAX_GATHERED: Final = 512

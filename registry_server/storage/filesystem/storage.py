@@ -5,7 +5,6 @@ Writes, syncs and hashing run in threads.
 """
 
 import asyncio
-import errno
 import hashlib
 import math
 import os
@@ -13,18 +12,18 @@ import shutil
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from fcntl import LOCK_EX, LOCK_NB, flock
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from registry_server.reference import CANONICAL, Digest
 from registry_server.storage import durable
-from registry_server.storage.contract import StorageError, StorageFull, StoredBlob, UploadBusy, UploadGone
-
-T = TypeVar("T")
+from registry_server.storage.contract import StorageError, StoredBlob, UploadBusy, UploadGone
+from registry_server.storage.filesystem.aside import FilesystemAside, read_file
+from registry_server.storage.filesystem.threads import Observer, Threads, unobserved
+from registry_server.storage.filesystem.trash import FilesystemTrash, blob_file, stored
 
 COALESCE: Final = 1 << 20
 """Bytes gathered before a write: fewer, larger writes, and hashing that lets go of the interpreter for long."""
@@ -36,33 +35,52 @@ KEPT_HASHERS: Final = 4096
 """Uploads whose hash state a process keeps; others are hashed again when they end."""
 
 
-Observer = Callable[[str, float], None]
-"""Gets the name of an operation and the seconds it took."""
-
-
-def _unobserved(operation: str, seconds: float) -> None:
-    """For those who don't ask."""
-
-
 class FilesystemStorage:
     """The storage contract on a directory."""
 
-    def __init__(self, root_directory: str, *, max_threads: int = 100, observe: Observer = _unobserved) -> None:
+    def __init__(self, root_directory: str, *, max_threads: int = 100, observe: Observer = unobserved) -> None:
         self._root_directory = root_directory
         self.root = os.path.join(root_directory, "docker/registry/v2")
-        self._observe = observe
-        self._threads = ThreadPoolExecutor(max_threads, thread_name_prefix="storage")
+        self.threads = Threads(max_threads, observe)
+        aside = os.path.join(root_directory, ".regatta")
+        self.aside = FilesystemAside(aside, self.threads)
+        self.trash = FilesystemTrash(f"{aside}/trash", f"{self.root}/blobs", self.threads)
         self._hashers: OrderedDict[str, _Progress] = OrderedDict()
 
     async def blob(self, digest: Digest) -> StoredBlob | None:
+        found = self._find(digest)
+        if found is None:
+            await self.trash.restore(digest)
+            found = self._find(digest)  # also if it was not there: another may have taken it back just now
+        return found
+
+    def _find(self, digest: Digest) -> StoredBlob | None:
         path = self._blob_path(digest)
         try:
-            return StoredBlob(digest, os.stat(path).st_size, path)
+            found = os.stat(path)
         except FileNotFoundError:
             return None
+        return StoredBlob(digest, found.st_size, path, found.st_mtime)
 
     async def read_blob(self, digest: Digest) -> bytes | None:
-        return _read(self._blob_path(digest))
+        path = self._blob_path(digest)
+        content = read_file(path)
+        if content is None and await self.blob(digest) is not None:
+            content = read_file(path)
+        return content
+
+    async def in_place(self, digest: Digest) -> StoredBlob | None:
+        return self._find(digest)
+
+    async def touch(self, digest: Digest) -> None:
+        with suppress(FileNotFoundError):
+            os.utime(self._blob_path(digest))
+
+    async def forget_touches(self, before: float) -> None:
+        """They are the files' own times."""
+
+    def contents(self) -> AsyncGenerator[Sequence[StoredBlob]]:
+        return stored(f"{self.root}/blobs", self.threads)
 
     async def blob_url(self, blob: StoredBlob) -> str | None:
         return None
@@ -70,18 +88,18 @@ class FilesystemStorage:
     async def read_range(self, blob: StoredBlob, start: int, end: int) -> AsyncGenerator[bytes]:
         descriptor = os.open(self._blob_path(blob.digest), os.O_RDONLY)
         try:
-            while start < end and (piece := await self._in_thread("read", os.pread, descriptor, COALESCE, start)):
+            while start < end and (piece := await self.threads.run("read", os.pread, descriptor, COALESCE, start)):
                 yield piece[: end - start]
                 start += len(piece)
         finally:
             os.close(descriptor)
 
     async def write_blob(self, digest: Digest, content: bytes) -> None:
-        await self._in_thread("write_blob", durable.write_file, self._blob_path(digest), content)
+        await self.threads.run("write_blob", durable.write_file, self._blob_path(digest), content)
 
     async def start_upload(self, repository: str) -> str:
         upload_id = str(uuid.uuid4())
-        await self._in_thread("start_upload", _start_upload, self._upload_path(repository, upload_id))
+        await self.threads.run("start_upload", _start_upload, self._upload_path(repository, upload_id))
         return upload_id
 
     async def open_upload(self, repository: str, upload_id: str) -> "FilesystemUpload | None":
@@ -93,7 +111,7 @@ class FilesystemStorage:
         return FilesystemUpload(self, directory, descriptor)
 
     async def drop_upload(self, repository: str, upload_id: str) -> None:
-        await self._in_thread("remove", _remove, self._upload_path(repository, upload_id))
+        await self.threads.run("remove", _remove, self._upload_path(repository, upload_id))
 
     async def stale_uploads(self, before: datetime) -> list[tuple[str, str]]:
         def search() -> list[tuple[str, str]]:
@@ -104,20 +122,20 @@ class FilesystemStorage:
                 if _last_touched(self._upload_path(repository, upload_id)) < before.timestamp()
             ]
 
-        return await self._in_thread("search", search)
+        return await self.threads.run("search", search)
 
     async def read(self, path: str) -> bytes | None:
-        return _read(f"{self.root}/{path}")
+        return read_file(f"{self.root}/{path}")
 
     async def write(self, *files: tuple[str, bytes]) -> None:
         def write_in_order() -> None:
             for path, content in files:
                 durable.write_file(f"{self.root}/{path}", content)
 
-        await self._in_thread("write", write_in_order)
+        await self.threads.run("write", write_in_order)
 
     async def create(self, path: str, content: bytes) -> bool:
-        return await self._in_thread("write", durable.create_file, f"{self.root}/{path}", content)
+        return await self.threads.run("write", durable.create_file, f"{self.root}/{path}", content)
 
     async def exists(self, path: str) -> bool:
         return os.path.exists(f"{self.root}/{path}")
@@ -126,7 +144,7 @@ class FilesystemStorage:
         def search() -> int | None:
             return next((i for i, path in enumerate(paths) if os.path.exists(f"{self.root}/{path}")), None)
 
-        return await self._in_thread("search", search)
+        return await self.threads.run("search", search)
 
     async def version(self, path: str) -> object | None:
         try:
@@ -147,13 +165,16 @@ class FilesystemStorage:
         return found, len(found) == len(names)
 
     async def walk(self, path: str, *, until: str) -> list[str]:
-        return await self._in_thread("walk", lambda: sorted(_folders_with(f"{self.root}/{path}", until)))
+        return await self.threads.run("walk", lambda: sorted(_folders_with(f"{self.root}/{path}", until)))
 
     async def remove(self, path: str) -> bool:
-        return await self._in_thread("remove", _remove, f"{self.root}/{path}")
+        return await self.threads.run("remove", _remove, f"{self.root}/{path}")
+
+    async def prune(self, path: str) -> None:
+        await self.threads.run("remove", _prune, f"{self.root}/{path}", self.root)
 
     async def check(self) -> None:
-        await self._in_thread("check", self._check)
+        await self.threads.run("check", self._check)
 
     def _check(self) -> None:
         probe = os.path.join(self._root_directory, f".regatta-health-{os.getpid()}")
@@ -162,29 +183,17 @@ class FilesystemStorage:
             os.makedirs(self._root_directory, exist_ok=True)
             with open(probe, "wb", buffering=0) as file:
                 file.write(content)
-            if _read(probe) != content:
+            if read_file(probe) != content:
                 raise StorageError(f"{self._root_directory} gave back something else than was written")
         finally:
             with suppress(OSError):
                 os.unlink(probe)
 
     def _blob_path(self, digest: Digest) -> str:
-        return f"{self.root}/blobs/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}/data"
+        return blob_file(f"{self.root}/blobs", digest)
 
     def _upload_path(self, repository: str, upload_id: str) -> str:
         return f"{self.root}/repositories/{repository}/_uploads/{upload_id}"
-
-    async def _in_thread(self, operation: str, work: Callable[..., T], *args: Any) -> T:
-        """Run blocking work in a thread, its failures said in the contract's terms."""
-        began = time.perf_counter()
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise StorageFull(str(error)) from error
-            raise StorageError(str(error)) from error
-        finally:
-            self._observe(operation, time.perf_counter() - began)
 
 
 class _Progress:
@@ -246,15 +255,15 @@ class FilesystemUpload:
         progress = self._storage._hashers.get(self._directory)
         if algorithm == CANONICAL and progress is not None and progress.offset == self.offset:
             return Digest.from_hasher(progress.hasher)
-        return await self._storage._in_thread("hash", _digest_of_file, f"{self._directory}/data", algorithm)
+        return await self._storage.threads.run("hash", _digest_of_file, f"{self._directory}/data", algorithm)
 
     async def commit(self) -> None:
         digest = await self.digest(CANONICAL)
-        await self._storage._in_thread("commit", self._commit, self._storage._blob_path(digest))
+        await self._storage.threads.run("commit", self._commit, self._storage._blob_path(digest))
         self._forget()
 
     async def cancel(self) -> None:
-        await self._storage._in_thread("remove", _remove, self._directory)
+        await self._storage.threads.run("remove", _remove, self._directory)
         self._forget()
 
     def close(self) -> None:
@@ -265,14 +274,16 @@ class FilesystemUpload:
     def _commit(self, target: str) -> None:
         """Content is synced before it gets its name, so a blob that can be seen is complete.
 
-        A blob that is already there is replaced by the same content, which mends one that a disk has damaged.
+        A blob that is already there is replaced by the same content, which mends one that a disk has damaged. It counts
+        as written now, however long ago its last bytes came.
         """
+        os.utime(self._descriptor)
         os.fsync(self._descriptor)
         durable.move_file(f"{self._directory}/data", target)
         shutil.rmtree(self._directory, ignore_errors=True)
 
     async def _write(self, pieces: list[bytes], size: int, progress: "_Progress | None") -> None:
-        await self._storage._in_thread("append", self._write_and_hash, pieces, progress)
+        await self._storage.threads.run("append", self._write_and_hash, pieces, progress)
         self.offset += size
 
     def _write_and_hash(self, pieces: list[bytes], progress: "_Progress | None") -> None:
@@ -297,21 +308,6 @@ class FilesystemUpload:
     def _forget(self) -> None:
         self._storage._hashers.pop(self._directory, None)
         self.close()
-
-
-def _read(path: str) -> bytes | None:
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    try:
-        size = os.fstat(descriptor).st_size
-        content = os.read(descriptor, size + 1)
-        while len(content) < size and (more := os.read(descriptor, size - len(content))):
-            content += more
-        return content
-    finally:
-        os.close(descriptor)
 
 
 def _start_upload(directory: str) -> None:
@@ -340,6 +336,18 @@ def _remove(path: str) -> bool:
     if found:
         durable.sync_directory(os.path.dirname(path))
     return found
+
+
+def _prune(path: str, root: str) -> None:
+    for folder, _, _ in os.walk(path, topdown=False):
+        if os.path.basename(os.path.dirname(folder)) != "_uploads":  # one that begins has no file for a moment
+            with suppress(OSError):
+                os.rmdir(folder)
+    above = os.path.dirname(path)
+    with suppress(OSError):
+        while os.path.dirname(above) != root:
+            os.rmdir(above)
+            above = os.path.dirname(above)
 
 
 def _folders_with(root: str, until: str, prefix: str = "") -> list[str]:
