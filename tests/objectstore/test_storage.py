@@ -2,8 +2,11 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Coroutine
+import os
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
+from math import inf
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
@@ -11,9 +14,10 @@ from unittest.mock import ANY
 import pytest
 
 from registry_server.config import Storage as Settings
+from registry_server.jobs.occupancy import storage_time
 from registry_server.reference import Digest
 from registry_server.storage import open_storage
-from registry_server.storage.contract import Storage, StorageError, Upload, UploadBusy, UploadGone
+from registry_server.storage.contract import Storage, StorageError, StoredBlob, Upload, UploadBusy, UploadGone
 from registry_server.storage.objectstore.storage import ObjectStorage
 from tests.objectstore.stores import Store
 
@@ -302,6 +306,120 @@ def test_content_that_changed_in_the_bucket_does_not_become_a_blob(
         assert await storage.blob(Digest.of(b"".join(LARGE) * 2)) is None
 
     run(scenario())
+
+
+class TestTrash:
+    def test_a_content_goes_and_comes_back_to_whoever_asks_for_it(self, open_: Open) -> None:
+        async def scenario() -> None:
+            storage, content = open_(), Digest.of(b"content")
+            await storage.write_blob(content, b"content")
+            assert await storage.trash.discard(content, untouched_since=inf)
+            assert await storage.in_place(content) is None
+            assert await _digests(storage.contents()) == []
+            assert await _digests(storage.trash.contents()) == [content]
+            blob = await open_().blob(content)
+            assert blob is not None
+            assert blob.size == 7
+            assert await storage.read_blob(content) == b"content"
+            assert await _digests(storage.contents()) == [content]
+            assert await _digests(storage.trash.contents()) == []
+
+        run(scenario())
+
+    def test_a_manifest_is_read_although_it_is_there(self, open_: Open) -> None:
+        async def scenario() -> None:
+            storage, content = open_(), Digest.of(b"content")
+            await storage.write_blob(content, b"content")
+            assert await storage.trash.discard(content, untouched_since=inf)
+            assert await open_().read_blob(content) == b"content"
+
+        run(scenario())
+
+    def test_what_was_purged_is_gone(self, open_: Open) -> None:
+        async def scenario() -> None:
+            storage, content = open_(), Digest.of(b"content")
+            await storage.write_blob(content, b"content")
+            await storage.trash.discard(content, untouched_since=inf)
+            await storage.trash.purge(content)
+            assert await storage.blob(content) is None
+            assert await storage.read_blob(content) is None
+            assert not await storage.trash.restore(content)
+            assert not await storage.trash.discard(content, untouched_since=inf)
+
+        run(scenario())
+
+    def test_what_was_written_or_touched_since_stays(self, open_: Open) -> None:
+        async def scenario() -> None:
+            storage, content = open_(), Digest.of(b"content")
+            await storage.write_blob(content, b"content")
+            written = await storage_time(storage.aside) - 60
+            assert not await storage.trash.discard(content, untouched_since=written)
+            await asyncio.sleep(1.1)  # the clocks of stores tick once a second
+            later = await storage_time(storage.aside)
+            await open_().touch(content)
+            assert await _touched(storage, content) >= later - 1
+            assert not await storage.trash.discard(content, untouched_since=later - 1)
+            assert [blob.touched >= later - 1 async for blobs in storage.contents() for blob in blobs] == [True]
+
+        run(scenario())
+
+    def test_a_content_of_several_parts_comes_back_whole(self, open_: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+        """S3 copies nothing above 5 GB by itself; here the limit is less than what there is."""
+        monkeypatch.setattr("registry_server.storage.objectstore.bucket.MOST_COPIED", 1 << 20)
+
+        async def scenario() -> None:
+            storage = open_()
+            upload_id = await storage.start_upload("app")
+            await _append(storage, upload_id, *LARGE)
+            digest = await _finish(storage, upload_id)
+            assert await storage.trash.discard(digest, untouched_since=inf)
+            assert await storage.trash.restore(digest)
+            assert Digest.of(await storage.read_blob(digest) or b"") == digest == Digest.of(b"".join(LARGE))
+
+        run(scenario())
+
+
+class TestAside:
+    def test_files_are_written_found_and_removed(self, open_: Open) -> None:
+        async def scenario() -> None:
+            aside = open_().aside
+            await aside.write("folder/one", b"1")
+            assert await aside.create("folder/two", b"2")
+            assert not await aside.create("folder/two", b"other")
+            await aside.write("folder/below/three", b"3")
+            assert (await aside.written("folder")).keys() == {"one", "two"}
+            assert await aside.read("folder/two") == b"2"
+            await aside.remove("folder/two")
+            await aside.remove("folder/two")
+            assert await aside.read("folder/two") is None
+            assert await aside.written("nothing") == {}
+
+        run(scenario())
+
+
+def test_an_upload_whose_last_bytes_are_old_is_new_when_it_ends(tmp_path: Path) -> None:
+    """A client may take its time before it ends an upload; the collector must not take that for the blob's age."""
+
+    async def scenario() -> None:
+        storage = open_storage(Settings(filesystem={"rootdirectory": str(tmp_path)}), observe=lambda *_: None)
+        upload_id = await storage.start_upload("app")
+        await _append(storage, upload_id, b"content")
+        data = tmp_path / f"docker/registry/v2/repositories/app/_uploads/{upload_id}/data"
+        os.utime(data, (1, 1))
+        digest = await _finish(storage, upload_id)
+        assert await _touched(storage, digest) > time.time() - 60
+
+    run(scenario())
+
+
+async def _digests(contents: AsyncGenerator[Sequence[StoredBlob]]) -> list[Digest]:
+    return [blob.digest async for blobs in contents for blob in blobs]
+
+
+async def _touched(storage: Storage, digest: Digest) -> float:
+    blob = await storage.in_place(digest)
+    assert blob is not None
+    return blob.touched
 
 
 def test_a_secret_is_the_same_for_all(stores: Callable[[str], Store], tmp_path: Path) -> None:

@@ -49,7 +49,8 @@ def on_files(serve: Serve) -> LiveRegistry:
 
 
 def garbage_collect(registry: LiveRegistry, *options: str) -> Result:
-    result = CliRunner().invoke(main, ["garbage-collect", str(registry.config), *options])
+    environ = {name: str(value) for name, value in registry.environ.items()}
+    result = CliRunner().invoke(main, ["garbage-collect", str(registry.config), *options], env=environ)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result
 

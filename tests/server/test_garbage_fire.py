@@ -34,14 +34,14 @@ def registry(request: pytest.FixtureRequest, serve: Serve, tmp_path: Path) -> Li
     return serve({"garbagecollection": {"grace": f"{GRACE}s"}, **settings}, workers=2)
 
 
-def collecting(registry: LiveRegistry) -> Callable[[], int]:
+def collecting(registry: LiveRegistry, grace: float = GRACE) -> Callable[[], int]:
     """One run of the collector, in this process, beside the server; says how many contents it took."""
     config = load(registry.config, registry.environ).config
 
     async def run() -> int:
         storage = open_storage(config.storage, observe=lambda _operation, _seconds: None)
         metadata = open_metadata(config.metadata, storage, understand)
-        options = Options(timedelta(seconds=GRACE), delete_untagged=True)
+        options = Options(timedelta(seconds=grace), delete_untagged=True)
         try:
             async with lease(storage.aside, "the collector") as held:
                 assert not held.exclusive
