@@ -5,10 +5,12 @@ PORT   ?= 5000
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 LOCKS  := runtime dev server operator build
+PYTEST_PARALLEL := $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+QUICK  := -m 'not backends and not endurance'
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup setup-dev test coverage test-backends e2e demo demo-down lint format crds reference manifests chart images lock clean
+.PHONY: help run setup setup-dev test coverage test-endurance test-backends e2e demo demo-down lint format crds reference manifests chart images lock clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,12 +25,16 @@ setup-dev: $(VENV)/.dev ## Prepare .venv with the tools for tests and checks as 
 test: setup-dev ## Check style, types and layers, then run the tests that need no other server's software
 	@$(BIN)/python -m tests.toolchain ensure
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(or $(PYTEST),-m 'not backends')
+	@$(PYTEST_PARALLEL) $(or $(PYTEST),$(QUICK))
+
+test-endurance: setup-dev ## Run the tests that take long: gigabytes, a hundred registries, a collector under fire
+	@$(BIN)/python -m tests.toolchain ensure
+	@$(PYTEST_PARALLEL) -m 'endurance and not backends'
 
 coverage: setup-dev ## Run the tests of `make test` and report which lines of ours they run, which takes half as long again
 	@$(BIN)/python -m tests.toolchain ensure
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(or $(PYTEST),-m 'not backends')
+	@$(BIN)/coverage run -m $(PYTEST_PARALLEL:$(BIN)/%=%) $(or $(PYTEST),$(QUICK))
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report --skip-covered --sort=cover | tail -n 40
 
 e2e: setup-dev ## Run the end-to-end tests with real pods, in a cluster that is made for them
@@ -43,7 +49,7 @@ demo-down: setup-dev ## End what `make demo` has left
 
 test-backends: setup-dev ## Run the tests on object stores and database servers: S3, GCS, Azure, PostgreSQL, MariaDB
 	@$(BIN)/python -m tests.toolchain ensure --suite backends
-	@$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m backends
+	@$(PYTEST_PARALLEL) -m backends
 
 lint: setup-dev ## Check style, types, layers and that generated files are current
 	$(BIN)/ruff check .

@@ -38,6 +38,9 @@ class Family:
     labels: _Labels = ()
 
 
+Measured = Mapping[Family, Mapping[_Labels, float]]
+"""Values by their labels."""
+
 REQUESTS: Final = Family("regatta_http_requests", "Requests answered.", ("route", "method", "code"))
 RECEIVED: Final = Family("regatta_http_request_bytes", "Bytes of request bodies received.", ("route",))
 SENT: Final = Family("regatta_http_response_bytes", "Bytes of response bodies sent.", ("route",))
@@ -95,8 +98,32 @@ QUOTA_USED_TAGS: Final = Family(
 )
 QUOTA_BYTES: Final = Family("regatta_quota_limit_bytes", "Bytes that a quota allows.", ("repositories", "together"))
 QUOTA_TAGS: Final = Family("regatta_quota_limit_tags", "Tags that a quota allows.", ("repositories", "together"))
-USAGES: Final = (USED_BYTES, USED_TAGS, QUOTA_USED_BYTES, QUOTA_USED_TAGS, QUOTA_BYTES, QUOTA_TAGS)
-GAUGES: Final = (IN_FLIGHT, PENDING, *USAGES)
+COLLECTION_ENDED: Final = Family(
+    "regatta_garbage_collection_timestamp_seconds", "When the last garbage collection ended, in seconds since 1970."
+)
+COLLECTION_SECONDS: Final = Family(
+    "regatta_garbage_collection_duration_seconds", "How long the last garbage collection took."
+)
+COLLECTION_SUCCESS: Final = Family(
+    "regatta_garbage_collection_success", "1 if the last garbage collection came to its end, 0 if it broke off."
+)
+COLLECTED_BYTES: Final = Family(
+    "regatta_garbage_collected_bytes", "Bytes that the last collection put into the trash, or removed.", ("fate",)
+)
+MEASURED: Final = (
+    USED_BYTES,
+    USED_TAGS,
+    QUOTA_USED_BYTES,
+    QUOTA_USED_TAGS,
+    QUOTA_BYTES,
+    QUOTA_TAGS,
+    COLLECTION_ENDED,
+    COLLECTION_SECONDS,
+    COLLECTION_SUCCESS,
+    COLLECTED_BYTES,
+)
+"""What one worker of a server finds out now and then."""
+GAUGES: Final = (IN_FLIGHT, PENDING, *MEASURED)
 
 
 class Metrics:
@@ -111,7 +138,7 @@ class Metrics:
         }
         self._repositories: set[str] = set()
         self._pending: dict[_Labels, int] = {}
-        self._usages: Mapping[str, Mapping[_Labels, int]] = {}
+        self._measured: dict[str, Mapping[_Labels, float]] = {}
         self.in_flight = 0
         self.changed = False
         """Whether something was counted since the last `publish`."""
@@ -169,10 +196,10 @@ class Metrics:
             self.changed = True
             self._pending[endpoint,] = count
 
-    def usages(self, measured: Mapping[Family, Mapping[_Labels, int]]) -> None:
-        """Tell what is used of quotas, in place of what was told before: values of `USAGES` by their labels."""
+    def measured(self, measured: Measured) -> None:
+        """Tell what was found out, in place of what was told before of the same families, which are of `MEASURED`."""
         self.changed = True
-        self._usages = {family.name: values for family, values in measured.items()}
+        self._measured.update({family.name: values for family, values in measured.items()})
 
     def storage(self, operation: str, seconds: float) -> None:
         """Count a storage operation."""
@@ -190,7 +217,7 @@ class Metrics:
             "gauges": {
                 IN_FLIGHT.name: [((), self.in_flight)],
                 PENDING.name: _pairs(self._pending),
-                **{name: _pairs(values) for name, values in self._usages.items()},
+                **{name: _pairs(values) for name, values in self._measured.items()},
             },
         }
         temporary = self._file.with_suffix(".tmp")

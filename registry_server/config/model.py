@@ -522,9 +522,14 @@ class GarbageCollection(Section):
 
     It is kept apart for as long again, and given back to whoever asks for it. A push that takes longer than `grace`
     from its first layer to its manifest has to be done again.
+
+    A server does so by itself an `interval` after the last time, also if that was by another server or by the command;
+    never for 0. With `deleteuntagged` manifests that no tag leads to go as well.
     """
 
     grace: Annotated[Duration, Field(ge=timedelta(seconds=1))] = timedelta(hours=24)
+    interval: Annotated[Duration, Field(ge=timedelta(0))] = timedelta(0)
+    deleteuntagged: Bool = False
 
 
 class Shutdown(Section):

@@ -18,7 +18,7 @@ from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Seque
 from dataclasses import dataclass, field
 from datetime import timedelta
 from graphlib import TopologicalSorter
-from typing import Literal
+from typing import Final, Literal
 
 from registry_server.jobs.occupancy import Lease, storage_time
 from registry_server.metadata.contract import Holdings, LinkedBlob, LinkedManifest, Metadata
@@ -27,6 +27,8 @@ from registry_server.reference import Digest
 from registry_server.storage.contract import Storage, StoredBlob
 
 References = Mapping[Digest, LinkedManifest | None]
+
+JOB: Final = "garbage-collect"
 
 Fate = Literal["manifest", "blob", "discarded", "purged", "restored"]
 """What becomes of something: a repository lets go of a manifest or of a blob; a content goes into the trash, is removed

@@ -23,6 +23,8 @@ from registry_server.registry.errors import Denied
 
 COUNTED_FOR: Final = 5.0
 """Seconds for which the sum of many repositories is taken for what it was; what this process adds counts at once."""
+ATTEMPTS: Final = 20
+"""Times that is counted anew what changes meanwhile; then the count is taken as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,8 @@ class Quotas:
         self._counting = asyncio.Lock()
         self._coming: dict[str, Usage] = {}
         """What was let in and is being put into repositories."""
+        self._settled = asyncio.Event()
+        """Set, and replaced, when something of that is there, or is not coming after all."""
         self.limits: tuple[Limit, ...] = ()
 
     def of(self, repository: str) -> Sequence[Limit]:
@@ -125,6 +129,8 @@ class Quotas:
             self._coming[repository] -= more
             if self._coming[repository] == Usage():
                 del self._coming[repository]
+            settled, self._settled = self._settled, asyncio.Event()
+            settled.set()
 
     async def measure(self) -> tuple[dict[str, Usage], dict[Limit, Usage]]:
         """What each repository takes that is under a limit, and what those of each limit take together."""
@@ -142,9 +148,24 @@ class Quotas:
         if not limits:
             return ()
         alone = any(not limit.together for limit in limits)
-        own = await self._metadata.usage(repository) if alone else Usage()
-        for standing in await self.standings(repository, own):
-            standing.limit.check(standing.used + self._on_the_way(standing.limit, repository), more)
+        for attempt in range(ATTEMPTS):
+            last = attempt == ATTEMPTS - 1
+            settled = self._settled
+            own = await self._metadata.usage(repository) if alone else Usage()
+            standings = await self.standings(repository, own)
+            if settled.is_set() and not last:
+                continue  # it may be in neither of what is used and what is on the way
+            try:
+                for one in standings:
+                    one.limit.check(one.used + self._on_the_way(one.limit, repository), more)
+            except Denied:
+                for one in standings:
+                    one.limit.check(one.used, more)
+                if last:
+                    raise
+                await settled.wait()  # what is on the way may be counted twice just now, or not come
+            else:
+                break
         return limits
 
     def _on_the_way(self, limit: Limit, repository: str) -> Usage:

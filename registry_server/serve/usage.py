@@ -1,6 +1,5 @@
 """What is used of quotas, as metrics: one worker measures it, now and then."""
 
-from collections.abc import Mapping
 from typing import Final
 
 from registry_server.metrics import (
@@ -11,7 +10,7 @@ from registry_server.metrics import (
     QUOTA_USED_TAGS,
     USED_BYTES,
     USED_TAGS,
-    Family,
+    Measured,
 )
 from registry_server.registry.quotas import Quotas
 
@@ -19,8 +18,8 @@ MEASURE_EVERY: Final = 60.0
 """Seconds. Storage is asked about every repository under a quota whose folders have changed, a bucket about all."""
 
 
-async def measured(quotas: Quotas) -> Mapping[Family, Mapping[tuple[str, ...], int]]:
-    """Values of `metrics.USAGES`, of the largest repositories only where there are very many."""
+async def measured(quotas: Quotas) -> Measured:
+    """What quotas are about, of the largest repositories only where there are very many."""
     taken, sums = await quotas.measure()
     largest = sorted(taken, key=lambda name: -taken[name].bytes)[:MAX_REPOSITORIES]
     return {

@@ -41,6 +41,7 @@ from registry_server.registry.lists import Pages
 from registry_server.registry.manifest import understand
 from registry_server.registry.quotas import Limit
 from registry_server.registry.rules import Rules
+from registry_server.serve.collection import Collections
 from registry_server.serve.preparation import open_journal, read_certificate
 from registry_server.serve.shared import Shared
 from registry_server.serve.usage import MEASURE_EVERY, measured
@@ -243,7 +244,11 @@ class Worker:
         if self._index == 0 and self._shared.config.metadata.sql is not None:
             work.append(self._look_for_what_was_not_imported())
         if self._index == 0:
+            collections = Collections(
+                self._storage.aside, self._shared.config_file, self._shared.config.garbagecollection
+            )
             work.append(self._measure_usage())
+            work.append(collections.run(paused=self._read_only, measured=self._metrics.measured))
         if self._index == 0 and self._pull_through is not None:
             work.append(self._pull_through.housekeep(paused=self._read_only))
         if self._index == 0 and self._journal is not None:
@@ -285,7 +290,7 @@ class Worker:
     async def _measure_usage(self) -> None:
         while True:
             try:
-                self._metrics.usages(await measured(self._registry.quotas))
+                self._metrics.measured(await measured(self._registry.quotas))
             except StorageError as error:
                 logger.warning("could not measure what is used of the quotas: %s", error)
             await asyncio.sleep(MEASURE_EVERY)

@@ -10,6 +10,8 @@ import pytest
 from registry_operator.api.kinds import REGISTRY, SERVICE
 from tests.operator.kube import Kube, Operator, eventually, operator
 
+pytestmark = pytest.mark.endurance
+
 FLEET = 100
 NAMESPACES = 5
 CHILDREN_EACH = 10

@@ -112,6 +112,7 @@ def test_a_token_that_was_changed_is_refused(registry: LiveRegistry, cluster: Cl
     assert by_bearer(registry, f"{one[0]}.{other[1]}.{one[2]}").get("/v2/").status_code == 401
 
 
+@pytest.mark.endurance
 def test_an_account_that_is_gone_is_out(registry: LiveRegistry, cluster: Cluster) -> None:
     cluster.add("leaving")
     known, unseen = cluster.token("leaving"), cluster.token("leaving")

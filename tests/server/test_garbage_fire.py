@@ -21,6 +21,8 @@ from tests.server.conftest import METADATA, Serve, metadata_settings
 from tests.server.live import LiveRegistry
 from tests.server.test_garbage import contents, garbage_collect
 
+pytestmark = pytest.mark.endurance
+
 GRACE: Final = 4
 """Seconds: so short that much is collected while it burns."""
 CYCLES: Final = int(os.environ.get("REGATTA_FIRE_CYCLES", "2000"))

@@ -14,6 +14,8 @@ from tests.server.conftest import Serve
 from tests.server.content import Repository
 from tests.server.live import LiveRegistry, until
 
+pytestmark = pytest.mark.endurance
+
 GIBIBYTE = 1 << 30
 MEGABYTE = 1_000_000
 LIMIT = 150 * MEGABYTE

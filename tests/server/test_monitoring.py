@@ -66,7 +66,9 @@ class TestHealth:
     def test_checks_leave_nothing_behind(self, serve: Serve) -> None:
         registry = serve({"health": {"storagedriver": {"interval": "10ms"}}})
         registry.stop()
-        assert [path.name for path in registry.data.iterdir() if path.name.startswith(".")] == []
+        left = [path for path in registry.data.rglob(".*") if path.name != ".regatta"]
+        assert left == []
+        assert [path.name for path in registry.data.glob(".regatta/*/*") if path.parent.name != "runs"] == []
 
     def test_the_debug_port_serves_nothing_else(self, registry: LiveRegistry) -> None:
         for path in ("/", "/v2/", "/v2/_catalog", "/metrics/", "/debug/pprof/"):
