@@ -1,6 +1,7 @@
 """`local up`, end to end: the real operator, the real server, real clients."""
 
 import base64
+import hashlib
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import bcrypt
+import httpx
 import pytest
 
 from tests.fixtures.docker import Dockerd
@@ -226,6 +228,25 @@ class TestEdits:
             assert not listens(port)
             assert Path(seen["storage"]).is_dir()
             assert running.registry("a")["ready"]
+
+
+def test_garbage_is_collected_at_its_interval(tmp_path: Path) -> None:
+    """As a Registry asks for it. The test makes the content old, and the interval over."""
+    spec = {"garbageCollection": {"interval": "1m"}, "tls": {"disabled": {}}}
+    with up(write(tmp_path / "team.yaml", registry(port=free_port(), **spec)), state=tmp_path / "state") as running:
+        running.until("^ready: ")
+        shown, content = running.registry(), b"nothing refers to this"
+        data, digest = Path(shown["storage"]), hashlib.sha256(content).hexdigest()
+        begun = data / ".regatta/runs/garbage-collect"
+        await_true(begun.exists)
+        query = {"digest": f"sha256:{digest}"}
+        with httpx.Client(base_url=f"http://{shown['address']}", auth=running.admin(), trust_env=False) as client:
+            assert client.post("/v2/app/blobs/uploads/", params=query, content=content).status_code == 201
+        blob = data / f"docker/registry/v2/blobs/sha256/{digest[:2]}/{digest}/data"
+        for path in (blob, begun):
+            os.utime(path, (1, 1))
+        await_true((data / f".regatta/trash/sha256/{digest[:2]}/{digest}/data").exists)
+        assert not blob.exists()
 
 
 class TestSeveral:

@@ -166,6 +166,11 @@ BAD_SPECS: dict[str, tuple[Json, str]] = {
         {"quotas": [{"repositories": ["**"], "bytes": "much"}]},
         "must be a size above zero",
     ),
+    "a collection without a grace": (
+        {"garbageCollection": {"grace": "5s"}},
+        "grace must be ten minutes at least",
+    ),
+    "a time that is none": ({"garbageCollection": {"interval": "daily"}}, "must be a time such as 24h"),
     "a quota of nothing": ({"quotas": [{"repositories": [], "tags": 1}]}, "should have at least 1 items"),
     "a pull secret twice": ({"image": {"pullSecrets": [{"name": "a"}, {"name": "a"}]}}, "Duplicate value"),
     "a name that is none": (

@@ -157,6 +157,24 @@ class TestQuotas:
         assert "quotas" not in settings()
 
 
+class TestGarbageCollection:
+    """When what nothing refers to is removed."""
+
+    def test_it_is_the_server_s(self) -> None:
+        asked = {"interval": "1h30m", "grace": "12h", "deleteUntagged": True}
+        assert settings({"garbageCollection": asked})["garbagecollection"] == {
+            "interval": "1h30m",
+            "grace": "12h",
+            "deleteuntagged": True,
+        }
+
+    def test_nothing_more_need_be_said_than_that_it_shall_be(self) -> None:
+        assert settings({"garbageCollection": {}})["garbagecollection"]["interval"] == "24h"
+
+    def test_without_it_the_server_hears_nothing_of_it(self) -> None:
+        assert "garbagecollection" not in settings()
+
+
 class TestRollout:
     """Pods are replaced for what they can't take up while they run, and for nothing else."""
 
@@ -171,6 +189,7 @@ class TestRollout:
             {"tls": {"disabled": {}}},
             {"image": {"tag": "2"}},
             {"resources": {"limits": {"cpu": 1}}},
+            {"garbageCollection": {}},
         ],
     )
     def test_another_configuration_rolls(self, spec: Json) -> None:

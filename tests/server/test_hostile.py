@@ -119,7 +119,8 @@ def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]:
         registry.stop()
         around = {path.name for path in registry.folder.iterdir()}
         assert around == {"data", "tmp", "config.yml", registry.log.name}
-        assert {path.name for path in registry.data.iterdir()} == {"docker"}
+        assert {path.name for path in registry.data.iterdir()} == {"docker", ".regatta"}
+        assert [path for path in registry.data.glob(".regatta/**/*") if not path.is_dir()] == []
         assert {path.name for path in registry.root.iterdir()} == {"blobs", "repositories"}
         for path in registry.root.rglob("*"):
             assert _EXPECTED.fullmatch(str(path.relative_to(registry.root))), path

@@ -31,6 +31,11 @@ QuantityText = Annotated[
         "must be a size above zero, such as 10Gi or 500M",
     ),
 ]
+DurationText = Annotated[
+    str,
+    Field(max_length=32),
+    Matching(r"([1-9][0-9]{0,5}[hms]){1,3}", "must be a time such as 24h, 90m or 1h30m"),
+]
 ResourceQuantity = Annotated[
     int | str,
     WithJsonSchema(
@@ -272,6 +277,23 @@ class Quota(Model):
     """How many tags they may have."""
 
 
+class GarbageCollection(Model):
+    """When content that nothing refers to is removed. The registry serves on meanwhile, pushes and deletes included."""
+
+    interval: DurationText = "24h"
+    """How long after a collection the next one begins."""
+    grace: DurationText = "24h"
+    """For how long nobody must have pushed or asked for something before it is taken; it is kept apart for as long
+    again, and given back to whoever asks for it. A push that takes longer has to be done again."""
+    delete_untagged: bool = False
+    """Whether manifests go as well that no tag leads to: by itself, by an index, or as what a signature belongs to."""
+
+    rules: ClassVar = (
+        Rule("duration(self.interval) >= duration('1m')", "interval must be a minute at least"),
+        Rule("duration(self.grace) >= duration('10m')", "grace must be ten minutes at least, as pushes take time"),
+    )
+
+
 class Service(Model):
     """The Service in front of the registry."""
 
@@ -467,6 +489,8 @@ class RegistrySpec(Model):
         | None
     ) = None
     """How much repositories may take. Without limits a quota measures only, for the metrics."""
+    garbage_collection: GarbageCollection | None = None
+    """Removal of content that nothing refers to, such as the layers of deleted images. `{}` does so once a day."""
     service: Service = Service()
     """The Service in front of the registry."""
     network_policy: NetworkPolicy = NetworkPolicy()

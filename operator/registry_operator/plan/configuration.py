@@ -6,7 +6,7 @@ from typing import Final
 
 from registry_operator.api.placement import Placement
 from registry_operator.api.quantity import amount
-from registry_operator.api.registry import Access, Policy, Quota, Registry, RegistrySpec
+from registry_operator.api.registry import Access, GarbageCollection, Policy, Quota, Registry, RegistrySpec
 from registry_server import config
 
 ADMIN: Final = "admin"
@@ -38,8 +38,13 @@ def server_config(registry: Registry, placement: Placement) -> config.Config:
         access=config.Access(policies=_policies(spec.access)),
         shutdown=config.Shutdown(notice=placement.notice),
     )
-    # A server of an older version knows no quotas: it hears of them only where there are some.
-    return told.model_copy(update={"quotas": tuple(map(_quota, spec.quotas))}) if spec.quotas else told
+    # A server of an older version knows nothing of these: it hears of them only where they are asked for.
+    asked: dict[str, object] = {}
+    if spec.quotas:
+        asked["quotas"] = tuple(map(_quota, spec.quotas))
+    if spec.garbage_collection:
+        asked["garbagecollection"] = _garbage_collection(spec.garbage_collection)
+    return told.model_copy(update=asked)
 
 
 def _http(spec: RegistrySpec, placement: Placement) -> config.HTTP:
@@ -82,6 +87,14 @@ def _quota(quota: Quota) -> config.Quota:
     if quota.bytes is not None:
         settings["bytes"] = int(amount(quota.bytes))
     return config.Quota.model_validate(settings)
+
+
+def _garbage_collection(settings: GarbageCollection) -> config.GarbageCollection:
+    return config.GarbageCollection(
+        grace=config.parse_duration(settings.grace),
+        interval=config.parse_duration(settings.interval),
+        deleteuntagged=settings.delete_untagged,
+    )
 
 
 def _within(directory: str, name: str) -> Path:

@@ -1,0 +1,27 @@
+"""A registry's pod removes what nothing refers to, beside the processes that serve."""
+
+from collections.abc import Callable
+
+from tests.e2e.harness.namespaces import Namespace
+from tests.e2e.harness.product import Product, Release
+from tests.e2e.harness.registries import LiveRegistry
+from tests.operator.kube import eventually
+
+OFTEN = {"garbageCollection": {"interval": "1m", "grace": "10m", "deleteUntagged": True}}
+
+
+def test_garbage_is_collected_in_the_pod(
+    operator: Release, product: Product, new_namespace: Callable[[str], Namespace]
+) -> None:
+    registry = LiveRegistry.make(new_namespace("garbage"), product, spec=OFTEN)
+    (pod,) = registry.pods()
+    with registry.client() as client:
+        client.push_random("team/app:1")
+
+        def said() -> bool:
+            lines = registry.namespace.kubectl("logs", pod["metadata"]["name"]).splitlines()
+            return any("garbage collection: 1 repositories with 1 manifests: no garbage" in line for line in lines)
+
+        eventually(said, within=180)
+        client.validate("team/app:1")
+    assert [one["metadata"]["uid"] for one in registry.pods()] == [pod["metadata"]["uid"]]
