@@ -4,11 +4,12 @@ The operator builds a `Config` and dumps it; the server loads it. Every fault of
 it is and what to do.
 """
 
+from registry_server.config.backup import Backup, Destination, Keep
+from registry_server.config.drivers import DRIVERS, Drivers, Filesystem
 from registry_server.config.follow import FollowedConfig
 from registry_server.config.health import FileCheck, Health, HTTPCheck, StorageCheck, TCPCheck
 from registry_server.config.loader import ConfigError, Loaded, dump, load
 from registry_server.config.model import (
-    DRIVERS,
     HTTP,
     HTTP2,
     OIDC,
@@ -21,7 +22,6 @@ from registry_server.config.model import (
     Config,
     Debug,
     Delete,
-    Filesystem,
     GarbageCollection,
     Htpasswd,
     ImmutableTags,
@@ -63,10 +63,13 @@ __all__ = [
     "Auth",
     "Azure",
     "AzureCredentials",
+    "Backup",
     "Config",
     "ConfigError",
     "Debug",
     "Delete",
+    "Destination",
+    "Drivers",
     "Endpoint",
     "EventAction",
     "EventFormat",
@@ -78,6 +81,7 @@ __all__ = [
     "Health",
     "Htpasswd",
     "ImmutableTags",
+    "Keep",
     "Kubernetes",
     "Layout",
     "Loaded",

@@ -17,7 +17,8 @@ from pydantic_core import ErrorDetails
 
 from registry_server.config import distribution, document, environment
 from registry_server.config.document import DocumentError, Keys, Value, dotted
-from registry_server.config.model import DRIVERS, Config
+from registry_server.config.drivers import DRIVERS
+from registry_server.config.model import Config
 from registry_server.config.proxy import Remote
 from registry_server.config.section import Section
 

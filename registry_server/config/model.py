@@ -1,7 +1,7 @@
 """The server's configuration as types: distribution's `config.yml`, version 0.1, and Regatta's own top-level blocks.
 
-Those are `metadata`, `access`, `manifests`, `quotas`, `garbagecollection` and `shutdown`. Field names are the file's
-keys. What distribution knows beyond them is in `distribution.py`.
+Those are `metadata`, `access`, `manifests`, `quotas`, `garbagecollection`, `backup` and `shutdown`. Field names are the
+file's keys. What distribution knows beyond them is in `distribution.py`.
 """
 
 import re
@@ -13,11 +13,12 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr, model_validator
 
+from registry_server.config.backup import Backup
+from registry_server.config.drivers import Drivers
 from registry_server.config.globs import Glob
 from registry_server.config.headers import check_headers
 from registry_server.config.health import Health, unless_zero
 from registry_server.config.notifications import Notifications
-from registry_server.config.objectstores import GCS, S3, Azure
 from registry_server.config.proxy import Proxy
 from registry_server.config.quotas import Quota
 from registry_server.config.scalars import Address, AsText, Duration, ListenAddress, Text
@@ -46,13 +47,6 @@ class Log(Section):
     fields: dict[str, Any] = Field(default={})
     accesslog: AccessLog = AccessLog()
     reportcaller: Bool = False
-
-
-class Filesystem(Section):
-    """The filesystem driver; `maxthreads` bounds the blocking file operations of a worker."""
-
-    rootdirectory: FilePath = Path("/var/lib/registry")
-    maxthreads: Annotated[Int, Field(ge=1)] = 100
 
 
 class Delete(Section):
@@ -89,33 +83,12 @@ class Redirect(Section):
     disable: Bool = False
 
 
-DRIVERS = ("filesystem", "s3", "gcs", "azure")
-
-
-class Storage(Section):
+class Storage(Drivers):
     """Where content lives: exactly one driver, and what holds for each of them."""
 
-    filesystem: Filesystem | None = None
-    s3: S3 | None = None
-    gcs: GCS | None = None
-    azure: Azure | None = None
     delete: Delete = Delete()
     maintenance: Maintenance = Maintenance()
     redirect: Redirect = Redirect()
-
-    @property
-    def driver(self) -> str:
-        """The name of the one that is set."""
-        return next(name for name in DRIVERS if getattr(self, name) is not None)
-
-    @model_validator(mode="after")
-    def _exactly_one_driver(self) -> Self:
-        given = [name for name in DRIVERS if getattr(self, name) is not None]
-        if not given:
-            raise ValueError("has no driver; add filesystem: {rootdirectory: /var/lib/registry}, or s3, gcs or azure")
-        if len(given) > 1:
-            raise ValueError(f"has {len(given)} drivers, {' and '.join(given)}; keep the one that holds the content")
-        return self
 
 
 class Layout(Section):
@@ -574,6 +547,7 @@ class Config(Section):
     manifests: Manifests = Manifests()
     quotas: tuple[Quota, ...] = ()
     garbagecollection: GarbageCollection = GarbageCollection()
+    backup: Backup | None = None
     shutdown: Shutdown = Shutdown()
     proxy: Proxy = Proxy()
     notifications: Notifications = Notifications()
@@ -588,6 +562,24 @@ class Config(Section):
                 "notifications.spool.directory is missing: beside content in an object store events can't wait; "
                 "give a folder on a volume that outlives the server"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _backups_are_elsewhere(self) -> Self:
+        if self.backup is None:
+            return self
+        mine, theirs = self.storage.filesystem, self.backup.destination.filesystem
+        if mine is not None and theirs is not None:
+            here, there = mine.rootdirectory.absolute(), theirs.rootdirectory.absolute()
+            if here == there or here in there.parents or there in here.parents:
+                raise ValueError(
+                    f"backup.destination.filesystem: {there} and the registry's {here} are in one another; "
+                    "a backup has to survive the loss of the registry: name another folder, best on another volume"
+                )
+        elif self.storage.driver == self.backup.destination.driver and _place(self.storage) == _place(
+            self.backup.destination
+        ):
+            raise ValueError("backup.destination: is the registry's own storage; name another bucket or rootdirectory")
         return self
 
     @model_validator(mode="after")
@@ -613,3 +605,14 @@ class Config(Section):
             if getattr(self.auth, name) is not None:
                 raise ValueError(f"auth.{name}: needs access.policies; without them {who} could do everything")
         return self
+
+
+def _place(settings: Drivers) -> tuple[str, ...]:
+    """What tells a place in an object store from another."""
+    if settings.s3:
+        return settings.s3.regionendpoint, settings.s3.bucket, settings.s3.rootdirectory.strip("/")
+    if settings.gcs:
+        return settings.gcs.bucket, settings.gcs.rootdirectory.strip("/")
+    if settings.azure:
+        return settings.azure.accountname, settings.azure.container, settings.azure.rootdirectory.strip("/")
+    return ()

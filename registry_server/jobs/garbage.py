@@ -14,13 +14,13 @@ to anything, so its repository keeps all it has.
 
 import math
 import time
-from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from graphlib import TopologicalSorter
 from typing import Final, Literal
 
 from registry_server.jobs.occupancy import Lease, storage_time
+from registry_server.jobs.references import by_content, named, reachable, sources_first
 from registry_server.metadata.contract import Holdings, LinkedBlob, LinkedManifest, Metadata
 from registry_server.parallel import in_parallel
 from registry_server.reference import Digest
@@ -120,12 +120,12 @@ class _Collector:
             async for manifest in self._release_untagged(name, holdings, kept):
                 del kept[manifest.digest]
                 yield Collected("manifest", manifest.digest, manifest.descriptor.size, name)
-        named = _named(kept.values())
+        needed = named(kept.values())
         self.referenced.update(holdings.manifests[digest] for digest in unreadable if digest in holdings.manifests)
-        self.referenced.update(named)
+        self.referenced.update(needed)
         empty = not kept and not unreadable
-        for content, names in _by_content(holdings.blobs).items():
-            if unreadable or content in named or not named.isdisjoint(names):
+        for content, names in by_content(holdings.blobs).items():
+            if unreadable or content in needed or not needed.isdisjoint(names):
                 self.referenced.add(content)
                 empty = False
             elif (blob := await self._release_blob(name, content, names)) is not None:
@@ -168,15 +168,15 @@ class _Collector:
 
         Whatever leads to another manifest comes before it, as what turns out to stay keeps what it leads to.
         """
-        kept = _reachable(holdings.tags.values(), references)
-        for digest in _sources_first(references):
+        kept = reachable(holdings.tags.values(), references)
+        for digest in sources_first(references):
             if digest in kept or digest not in holdings.manifests:
                 continue
             manifest = references[digest]
             if await self._release_manifest(repository, manifest):
                 yield manifest
             else:
-                kept |= _reachable([digest], references)
+                kept |= reachable([digest], references)
 
     async def _release_manifest(self, repository: str, manifest: LinkedManifest) -> bool:
         if await self._touched_lately(manifest.content):
@@ -216,44 +216,3 @@ class _Collector:
     async def _touched_lately(self, content: Digest) -> bool:
         blob = await self.storage.in_place(content)
         return blob is not None and blob.touched >= self.cutoff
-
-
-def _named(manifests: Iterable[LinkedManifest]) -> set[Digest]:
-    """The contents of manifests, and what is in them, by the digests that they use."""
-    return {digest for one in manifests for digest in (one.content, *one.blobs)}
-
-
-def _by_content(blobs: Mapping[Digest, Digest]) -> Mapping[Digest, Collection[Digest]]:
-    """The names of each content."""
-    names: dict[Digest, list[Digest]] = {}
-    for name, content in blobs.items():
-        names.setdefault(content, []).append(name)
-    return names
-
-
-def _reachable(roots: Iterable[Digest], references: Mapping[Digest, LinkedManifest]) -> set[Digest]:
-    """The manifests that one comes to from some: by what an index lists, and by what refers to a subject."""
-    referrers: dict[Digest, list[Digest]] = {}
-    for digest, manifest in references.items():
-        if manifest.subject is not None:
-            referrers.setdefault(manifest.subject, []).append(digest)
-    found: set[Digest] = set()
-    left = list(roots)
-    while left:
-        digest = left.pop()
-        if digest in references and digest not in found:
-            found.add(digest)
-            left += [*references[digest].manifests, *referrers.get(digest, ())]
-    return found
-
-
-def _sources_first(references: Mapping[Digest, LinkedManifest]) -> list[Digest]:
-    """An index before what it lists, and a subject before what refers to it."""
-    before: dict[Digest, set[Digest]] = {digest: set() for digest in references}
-    for digest, manifest in references.items():
-        for child in manifest.manifests:
-            if child in before:
-                before[child].add(digest)
-        if manifest.subject in before:
-            before[digest].add(manifest.subject)
-    return list(TopologicalSorter(before).static_order())

@@ -108,22 +108,23 @@ class Lease:
 
 
 @asynccontextmanager
-async def lease(aside: Aside, job: str) -> AsyncGenerator[Lease]:
-    """Hold the storage for a job. Raises Occupied, StorageError.
+async def lease(aside: Aside, job: str, *, exclusive: bool = True) -> AsyncGenerator[Lease]:
+    """Hold the storage for a job; if no server uses it also against those that start, unless not `exclusive`.
 
-    Leases are numbered, and the highest one counts: of several who find it ended one makes the next.
+    Raises Occupied, StorageError. Leases are numbered, and the highest one counts: of several who find it ended one
+    makes the next.
     """
     number = await _next(aside)
     path = f"{_LEASES}/{number}"
-    if not await aside.create(path, _dump(job, exclusive=True)):
+    if not await aside.create(path, _dump(job, exclusive)):
         raise Occupied("another job has begun just now")
     for older in await _numbers(aside):
         if older < number:
             await aside.remove(f"{_LEASES}/{older}")
-    held = Lease(exclusive=not await servers(aside))
+    held = Lease(exclusive=exclusive and not await servers(aside))
     beating = asyncio.create_task(_beat(aside, number, held, lambda: aside.write(path, _dump(job, held.exclusive))))
     try:
-        if not held.exclusive:
+        if exclusive and not held.exclusive:
             await aside.write(path, _dump(job, exclusive=False))
         yield held
     finally:

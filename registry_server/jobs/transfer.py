@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from registry_server.metadata.contract import Holdings, LinkedBlob, LinkedManifest, Metadata
 from registry_server.metadata.layout import LayoutMetadata
@@ -54,10 +54,11 @@ async def differences(source: Metadata, target: Metadata) -> AsyncGenerator[tupl
         async for name in side.everything():
             if name not in seen:
                 seen.add(name)
-                yield name, list(_compare(name, await source.holdings(name), await target.holdings(name)))
+                yield name, list(compare(name, await source.holdings(name), await target.holdings(name)))
 
 
-def _compare(repository: str, source: Holdings, target: Holdings) -> Iterator[Difference]:
+def compare(repository: str, source: Holdings, target: Holdings) -> Iterator[Difference]:
+    """What differs in a repository."""
     kinds: tuple[tuple[str, Mapping[Any, Digest], Mapping[Any, Digest]], ...] = (
         ("blob", source.blobs, target.blobs),
         ("manifest", source.manifests, target.manifests),
@@ -85,7 +86,17 @@ async def _is_empty(metadata: Metadata) -> bool:
     return True
 
 
-async def transfer(storage: Storage, source: Metadata, target: Metadata, *, prune: bool) -> AsyncGenerator[Done]:
+class Source(Protocol):
+    """Where a transfer comes from: a metadata driver, or what a backup has kept of one."""
+
+    def everything(self) -> AsyncGenerator[str]:
+        """All repositories that hold anything."""
+
+    async def holdings(self, repository: str) -> Holdings:
+        """All that a repository holds."""
+
+
+async def transfer(storage: Storage, source: Source, target: Metadata, *, prune: bool) -> AsyncGenerator[Done]:
     """Make the target hold what the source holds, a repository at a time; `prune` takes away what it holds beyond."""
     seen: set[str] = set()
     async for name in source.everything():

@@ -141,7 +141,11 @@ class Metadata(Protocol):
         """All repositories that hold anything, also those to which no manifest was pushed, in ASCII order."""
 
     async def holdings(self, repository: str) -> Holdings:
-        """All that a repository holds."""
+        """All that a repository holds.
+
+        While others push there is what a tag leads to and what a manifest refers to for each that is there; what is
+        deleted meanwhile may be missing.
+        """
 
     async def references(self, repository: str) -> Mapping[Digest, LinkedManifest | None]:
         """What each manifest of a repository refers to; None for one whose content is lost or damaged.

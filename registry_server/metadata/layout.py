@@ -139,13 +139,15 @@ class LayoutMetadata:
             yield name
 
     async def holdings(self, repository: str) -> Holdings:
-        blobs = await self.linked_blobs(repository, await self._digests(f"repositories/{repository}/_layers"))
-        _, revisions = await self._revisions(repository)
+        # In this order, as what is pushed meanwhile comes the other way round.
         tags = await self._tags(repository) or ()
         targets = await in_parallel(lambda tag: self.tagged(repository, tag), tags)
+        _, revisions = await self._revisions(repository)
+        manifests = await self.linked_manifests(repository, revisions)
+        blobs = await self.linked_blobs(repository, await self._digests(f"repositories/{repository}/_layers"))
         return Holdings(
             blobs=blobs,
-            manifests=await self.linked_manifests(repository, revisions),
+            manifests=manifests,
             tags={tag: target.digest for tag, target in zip(tags, targets, strict=True) if target is not None},
         )
 

@@ -1,11 +1,11 @@
 """Where content lies: blobs by digest, uploads in progress, and the small files that metadata is made of."""
 
-from registry_server.config import Storage as Settings
+from registry_server.config import Drivers
 from registry_server.storage.contract import Storage
 from registry_server.storage.filesystem import FilesystemStorage, Observer
 
 
-def open_storage(settings: Settings, *, observe: Observer) -> Storage:
+def open_storage(settings: Drivers, *, observe: Observer) -> Storage:
     """The driver that is configured."""
     if settings.filesystem is not None:
         root = str(settings.filesystem.rootdirectory)

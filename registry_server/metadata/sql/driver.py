@@ -511,17 +511,17 @@ def _holdings(connection: Connection, repository: str) -> Holdings:
     )
     held = select(manifests.c.digest, blobs.c.digest).join(blobs, blobs.c.id == manifests.c.blob_id)
     tagged = select(tags.c.name, manifests.c.digest).join(manifests, manifests.c.id == tags.c.manifest_id)
-    return Holdings(
-        blobs={Digest.parse(name): Digest.parse(content) for name, content in connection.execute(named)},
-        manifests={
-            Digest.parse(digest): Digest.parse(content)
-            for digest, content in connection.execute(held.where(manifests.c.repository_id == repository_id))
-        },
-        tags={
-            tag: Digest.parse(digest)
-            for tag, digest in connection.execute(tagged.where(tags.c.repository_id == repository_id))
-        },
-    )
+    # In this order, as what is pushed meanwhile comes the other way round.
+    tags_read = {
+        tag: Digest.parse(digest)
+        for tag, digest in connection.execute(tagged.where(tags.c.repository_id == repository_id))
+    }
+    manifests_read = {
+        Digest.parse(digest): Digest.parse(content)
+        for digest, content in connection.execute(held.where(manifests.c.repository_id == repository_id))
+    }
+    blobs_read = {Digest.parse(name): Digest.parse(content) for name, content in connection.execute(named)}
+    return Holdings(blobs_read, manifests_read, tags_read)
 
 
 def _repository_id(connection: Connection, name: str) -> int:

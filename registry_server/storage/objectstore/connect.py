@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from registry_server.config import GCS, S3, Azure, Storage
+from registry_server.config import GCS, S3, Azure, Drivers, Storage
 from registry_server.storage.contract import StorageRefused
 from registry_server.storage.objectstore import azure
 from registry_server.storage.objectstore.bucket import Clients
@@ -31,9 +31,9 @@ CONTENT_RETRIED_FOR: Final = timedelta(minutes=2)
 BACKOFF: Final = {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 2}
 
 
-def connect(storage: Storage) -> Clients:
+def connect(storage: Drivers) -> Clients:
     """The clients of the object store that is configured. Makes no request."""
-    redirect = not storage.redirect.disable
+    redirect = isinstance(storage, Storage) and not storage.redirect.disable
     if storage.s3 is not None:
         return _s3(storage.s3, redirect=redirect)
     if storage.gcs is not None:

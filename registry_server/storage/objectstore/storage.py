@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
-from registry_server.config import Storage as Settings
+from registry_server.config import Drivers
 from registry_server.parallel import in_parallel
 from registry_server.reference import Digest
 from registry_server.storage.contract import StoredBlob
@@ -33,7 +33,7 @@ def _unobserved(operation: str, seconds: float) -> None:
     """For those who don't ask."""
 
 
-def open_bucket(settings: Settings, *, observe: Observer = _unobserved) -> "ObjectStorage":
+def open_bucket(settings: Drivers, *, observe: Observer = _unobserved) -> "ObjectStorage":
     """The storage that is configured. Makes no request."""
     store = settings.s3 or settings.gcs or settings.azure
     assert store is not None  # noqa: S101  (the configuration has exactly one driver)

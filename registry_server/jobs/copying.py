@@ -1,0 +1,66 @@
+"""Contents from one storage into another, each verified on its way."""
+
+import hashlib
+from contextlib import aclosing
+from typing import Final
+
+from registry_server.reference import CANONICAL, Digest
+from registry_server.storage.contract import Storage, StoredBlob
+
+SMALL: Final = 1 << 20
+"""Bytes up to which a content is read and written at once."""
+REPOSITORY: Final = "regatta-transfer"
+"""Where larger ones are while they are on their way; nothing is ever linked there."""
+
+
+class Damaged(Exception):
+    """A content is not there, or is not what its digest says; the message says which of the two."""
+
+
+async def copy(source: Storage, target: Storage, digest: Digest) -> int:
+    """Copy a content, also over one of its name that is damaged; returns its bytes. Raises Damaged, StorageError."""
+    blob = await source.blob(digest)
+    if blob is None:
+        raise Damaged("is not in storage")
+    if blob.size <= SMALL:
+        content = await source.read_blob(digest)
+        if content is None or Digest.of(content) != digest:
+            raise Damaged("is damaged in storage")
+        await target.write_blob(digest, content)
+    else:
+        await _copy_large(source, target, blob)
+    return blob.size
+
+
+async def is_whole(storage: Storage, digest: Digest) -> bool:
+    """Whether a content is there, and what its digest says. Reads all of it."""
+    blob = await storage.blob(digest)
+    if blob is None:
+        return False
+    hasher = hashlib.new(CANONICAL)
+    async with aclosing(storage.read_range(blob, 0, blob.size)) as pieces:
+        async for piece in pieces:
+            hasher.update(piece)
+    return Digest.from_hasher(hasher) == digest
+
+
+async def clean_up(storage: Storage) -> None:
+    """Remove what copies have left that were broken off."""
+    for upload_id in await storage.names(f"repositories/{REPOSITORY}/_uploads"):
+        await storage.drop_upload(REPOSITORY, upload_id)
+    await storage.prune(f"repositories/{REPOSITORY}")
+
+
+async def _copy_large(source: Storage, target: Storage, blob: StoredBlob) -> None:
+    upload = await target.open_upload(REPOSITORY, await target.start_upload(REPOSITORY))
+    assert upload is not None  # noqa: S101  (it has begun just now)
+    try:
+        upload.lock()
+        async with aclosing(source.read_range(blob, 0, blob.size)) as pieces:
+            await upload.append(pieces)
+        if await upload.digest(CANONICAL) != blob.digest:
+            await upload.cancel()
+            raise Damaged("is damaged in storage")
+        await upload.commit()
+    finally:
+        upload.close()
