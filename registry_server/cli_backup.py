@@ -4,8 +4,9 @@ import asyncio
 import json
 import os
 import sys
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from pydantic import ByteSize
 from registry_server.config import Backup, Config, ConfigError, load
 
 if TYPE_CHECKING:
+    from registry_server.jobs import runs
     from registry_server.jobs.backup import Archive, Copied, Planned, Problem, Run
     from registry_server.metadata.contract import Metadata
     from registry_server.storage.contract import Storage
@@ -63,19 +65,27 @@ def run(config: Path, as_: str) -> None:
     Exit codes: 0 when all was kept, 1 when the registry itself has lost something, or when it broke off, 2 for a
     configuration that can't be used.
     """
+    from registry_server.jobs import runs
     from registry_server.jobs.backup import JOB, Run, back_up
-    from registry_server.jobs.occupancy import lease
+    from registry_server.jobs.occupancy import LeaseLost, lease
+    from registry_server.storage.contract import StorageError
 
     async def work(sides: _Sides, account: _Account) -> Run:
         async with (
             lease(sides.storage.aside, JOB, exclusive=False),
             lease(sides.archive.storage.aside, JOB, exclusive=False) as held,
         ):
-            now = datetime.now(UTC)
-            async for event in back_up(sides.storage, sides.metadata, sides.archive, lease=held, now=now):
-                if isinstance(event, Run):
-                    return event
-                account.tell(event)
+            now, began = datetime.now(UTC), time.monotonic()
+            try:
+                async for event in back_up(sides.storage, sides.metadata, sides.archive, lease=held, now=now):
+                    if isinstance(event, Run):
+                        await runs.note(sides.storage.aside, JOB, _outcome(event, time.monotonic() - began))
+                        return event
+                    account.tell(event)
+            except (StorageError, LeaseLost) as error:
+                with suppress(StorageError):
+                    await runs.note(sides.storage.aside, JOB, runs.Run(time.monotonic() - began, str(error)))
+                raise
         raise AssertionError
 
     settings = load(config, os.environ).config
@@ -89,6 +99,14 @@ def run(config: Path, as_: str) -> None:
             f"({_size(made.bytes)}), of which {made.copied} ({_size(made.copied_bytes)}) are new"
         )
     sys.exit(INCOMPLETE if made.problems else 0)
+
+
+def _outcome(made: "Run", seconds: float) -> "runs.Run":
+    from registry_server.jobs import runs
+
+    error = f"{len(made.problems)} contents could not be kept" if made.problems else None
+    held, copied = runs.Sum(made.contents, made.bytes), runs.Sum(made.copied, made.copied_bytes)
+    return runs.Run(seconds, error, {"held": held, "copied": copied})
 
 
 @backup_group.command(name="list")

@@ -98,17 +98,15 @@ QUOTA_USED_TAGS: Final = Family(
 )
 QUOTA_BYTES: Final = Family("regatta_quota_limit_bytes", "Bytes that a quota allows.", ("repositories", "together"))
 QUOTA_TAGS: Final = Family("regatta_quota_limit_tags", "Tags that a quota allows.", ("repositories", "together"))
-COLLECTION_ENDED: Final = Family(
-    "regatta_garbage_collection_timestamp_seconds", "When the last garbage collection ended, in seconds since 1970."
+JOB_ENDED: Final = Family(
+    "regatta_job_timestamp_seconds", "When a job's last run ended, in seconds since 1970.", ("job",)
 )
-COLLECTION_SECONDS: Final = Family(
-    "regatta_garbage_collection_duration_seconds", "How long the last garbage collection took."
+JOB_SECONDS: Final = Family("regatta_job_duration_seconds", "How long a job's last run took.", ("job",))
+JOB_SUCCESS: Final = Family(
+    "regatta_job_success", "1 if a job's last run came to a good end, 0 if it broke off or found damage.", ("job",)
 )
-COLLECTION_SUCCESS: Final = Family(
-    "regatta_garbage_collection_success", "1 if the last garbage collection came to its end, 0 if it broke off."
-)
-COLLECTED_BYTES: Final = Family(
-    "regatta_garbage_collected_bytes", "Bytes that the last collection put into the trash, or removed.", ("fate",)
+JOB_BYTES: Final = Family(
+    "regatta_job_bytes", "Bytes that a job's last run discarded, purged, copied or held.", ("job", "what")
 )
 MEASURED: Final = (
     USED_BYTES,
@@ -117,10 +115,10 @@ MEASURED: Final = (
     QUOTA_USED_TAGS,
     QUOTA_BYTES,
     QUOTA_TAGS,
-    COLLECTION_ENDED,
-    COLLECTION_SECONDS,
-    COLLECTION_SUCCESS,
-    COLLECTED_BYTES,
+    JOB_ENDED,
+    JOB_SECONDS,
+    JOB_SUCCESS,
+    JOB_BYTES,
 )
 """What one worker of a server finds out now and then."""
 GAUGES: Final = (IN_FLIGHT, PENDING, *MEASURED)

@@ -1,10 +1,12 @@
 """The block `backup`: where copies of the registry go, and how long they are kept."""
 
+from datetime import timedelta
 from typing import Annotated
 
 from pydantic import Field
 
 from registry_server.config.drivers import Drivers
+from registry_server.config.scalars import Duration
 from registry_server.config.section import FilePath, Int, Section
 
 Count = Annotated[Int, Field(ge=0, le=10_000)]
@@ -30,9 +32,11 @@ class Keep(Section):
 class Backup(Section):
     """What `registry-server backup` does.
 
-    With a `keyfile`, whose content only its owners know, runs are signed, and only such are restored.
+    A server runs it by itself, and prunes, an `interval` after the last time; never for 0. With a `keyfile`, whose
+    content only its owners know, runs are signed, and only such are restored.
     """
 
     destination: Destination
     keep: Keep = Keep()
+    interval: Annotated[Duration, Field(ge=timedelta(0))] = timedelta(0)
     keyfile: FilePath | None = None

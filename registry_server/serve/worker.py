@@ -41,8 +41,8 @@ from registry_server.registry.lists import Pages
 from registry_server.registry.manifest import understand
 from registry_server.registry.quotas import Limit
 from registry_server.registry.rules import Rules
-from registry_server.serve.collection import Collections
 from registry_server.serve.preparation import open_journal, read_certificate
+from registry_server.serve.schedule import Job, Schedule
 from registry_server.serve.shared import Shared
 from registry_server.serve.usage import MEASURE_EVERY, measured
 from registry_server.storage import open_storage
@@ -244,11 +244,9 @@ class Worker:
         if self._index == 0 and self._shared.config.metadata.sql is not None:
             work.append(self._look_for_what_was_not_imported())
         if self._index == 0:
-            collections = Collections(
-                self._storage.aside, self._shared.config_file, self._shared.config.garbagecollection
-            )
+            jobs = Schedule(self._storage.aside, self._shared.config_file, Job.of(self._shared.config))
             work.append(self._measure_usage())
-            work.append(collections.run(paused=self._read_only, measured=self._metrics.measured))
+            work.append(jobs.run(paused=self._read_only, measured=self._metrics.measured))
         if self._index == 0 and self._pull_through is not None:
             work.append(self._pull_through.housekeep(paused=self._read_only))
         if self._index == 0 and self._journal is not None:

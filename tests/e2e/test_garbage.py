@@ -20,7 +20,7 @@ def test_garbage_is_collected_in_the_pod(
 
         def said() -> bool:
             lines = registry.namespace.kubectl("logs", pod["metadata"]["name"]).splitlines()
-            return any("garbage collection: 1 repositories with 1 manifests: no garbage" in line for line in lines)
+            return any("garbage-collect: 1 repositories with 1 manifests: no garbage" in line for line in lines)
 
         eventually(said, within=180)
         client.validate("team/app:1")

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.server.content import Repository
-from tests.server.live import LiveRegistry, serving
+from tests.server.live import LiveRegistry, serving, several
 
 # A request to another process takes as long as the machine's other work lets it.
 settings.register_profile("live", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -63,6 +62,5 @@ def repository(client: httpx.Client) -> Repository:
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
     """`serve(settings, users=…, tls=…, workers=…)` starts a registry of the test's own; see `serving`."""
-    with ExitStack() as running:
-        folders = (tmp_path / f"registry-{number}" for number in itertools.count())
-        yield lambda *args, **kwargs: running.enter_context(serving(next(folders), *args, **kwargs))
+    with several(tmp_path) as start:
+        yield start

@@ -1,5 +1,6 @@
 """A real registry server for tests: a process of its own on free ports, that can be killed and started again."""
 
+import itertools
 import json
 import os
 import select
@@ -269,6 +270,14 @@ def serving(
     finally:
         registry.close()
     registry.check_faultless()
+
+
+@contextmanager
+def several(folder: Path) -> Iterator[Callable[..., LiveRegistry]]:
+    """While the block runs, what is given starts registries that each have a folder of their own; see `serving`."""
+    with ExitStack() as running:
+        folders = (folder / f"registry-{number}" for number in itertools.count())
+        yield lambda *args, **kwargs: running.enter_context(serving(next(folders), *args, **kwargs))
 
 
 def until(condition: Callable[[], object], what: str, *, within: float = 30) -> None:

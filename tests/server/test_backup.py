@@ -1,5 +1,6 @@
 """`registry-server backup` and `restore`: what a registry held comes back, onto whichever drivers."""
 
+import asyncio
 import json
 import os
 import signal
@@ -16,7 +17,10 @@ from click.testing import CliRunner, Result
 from registry_server.cli import main
 from registry_server.config import Keep
 from registry_server.jobs.backup import Run, kept_by
+from registry_server.metadata.contract import Holdings, LinkedBlob
+from registry_server.metadata.layout import LayoutMetadata
 from registry_server.reference import Digest
+from registry_server.registry.manifest import understand
 from registry_server.storage.contract import StorageFull
 from registry_server.storage.filesystem import FilesystemStorage
 from tests.server import fire
@@ -226,7 +230,7 @@ class TestInterruption:
 
         runs = json.loads(command(registry, "list", "--format", "json").stdout)
         assert runs[-1]["id"] == good["id"], "what was broken off is no run"
-        _let_leases_end(registry.data, archive, target.data)
+        let_leases_end(registry.data, archive, target.data)
         if verb == "run":
             assert command(registry, "verify", good["id"]).exit_code == 0
             made = back_up(registry)
@@ -435,6 +439,29 @@ def test_under_fire_each_run_is_whole(registry: LiveRegistry, serve: Serve, arch
         restored.stop()
 
 
+def test_what_is_pushed_while_a_repository_is_read_is_there_as_a_whole(tmp_path: Path) -> None:
+    """A manifest that is found has its layers found, and a tag its manifest."""
+    layer = b"layer"
+    manifest = image(b"{}", [layer])
+    digest = Digest.of(manifest)
+
+    class Pushing(LayoutMetadata):
+        async def _revisions(self, repository: str) -> Any:
+            await self.link_blobs(repository, [LinkedBlob(Digest.of(one), len(one)) for one in (b"{}", layer)])
+            await storage.write_blob(digest, manifest)
+            await self.link_manifests(repository, [understand(digest, manifest)], tags={"v1": digest})
+            return await super()._revisions(repository)
+
+    async def scenario() -> Holdings:
+        await LayoutMetadata(storage, understand).link_blobs("app", [LinkedBlob(Digest.of(b"other"), 5)])
+        return await Pushing(storage, understand).holdings("app")
+
+    storage = FilesystemStorage(str(tmp_path))
+    held = asyncio.run(scenario())
+    assert set(held.manifests) == {digest}
+    assert {Digest.of(b"{}"), Digest.of(layer)} <= set(held.blobs)
+
+
 def test_a_destination_that_would_be_lost_with_the_registry_is_refused(serve: Serve, tmp_path: Path) -> None:
     data = tmp_path / "data"
     storage = {"filesystem": {"rootdirectory": str(data)}}
@@ -474,9 +501,25 @@ def _flip(root: Path, digest: str) -> None:
     path.write_bytes(content)
 
 
-def _let_leases_end(*roots: Path) -> None:
+def let_leases_end(*roots: Path) -> None:
     """As if the minutes had passed after which a killed job is taken for dead."""
     long_ago = time.time() - 3600
     for root in roots:
         for lease in root.glob(".regatta/leases/*"):
             os.utime(lease, (long_ago, long_ago))
+
+
+def test_a_server_backs_up_and_prunes_at_its_interval(serve: Serve, archive: Path) -> None:
+    settings = destination(archive)
+    settings["backup"] |= {"interval": "1s", "keep": {"last": 2}}
+    registry = serve(settings, workers=2)
+    manifest = Repository(registry.client(), "app").push_image("v1")
+    records = archive / ".regatta/backups"
+    until(lambda: "backup: 1 runs, " in registry.messages(), "the first is pruned")
+    until(lambda: registry.metric("regatta_job_success", job="backup") == 1, "it is told")
+    assert registry.metric("regatta_job_bytes", job="backup", what="held") > len(manifest)
+    registry.stop()
+    assert len(list(records.iterdir())) in (2, 3), "one more where the stop came before the pruning"
+    restored = empty(serve, archive)
+    assert command(restored, "restore").exit_code == 0
+    assert_there(Repository(restored.start().client(), "app"), {"v1": manifest})

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from registry_server.config import GarbageCollection
 from registry_server.jobs import runs
 from registry_server.jobs.garbage import JOB
-from registry_server.serve.collection import Collections
+from registry_server.serve.schedule import Job, Schedule
 from registry_server.storage.filesystem import FilesystemStorage
 from tests.server.conftest import Serve
 from tests.server.content import Repository, unique
@@ -63,10 +62,10 @@ def test_metrics_tell_of_the_last_one_whoever_began_it(serve: Serve) -> None:
     garbage_collect(registry)
     registry.stop()
     registry.start()
-    until(lambda: registry.metric("regatta_garbage_collection_success") == 1, "it is told")
-    assert registry.metric("regatta_garbage_collected_bytes", fate="discarded") == len(orphan)
-    assert abs(registry.metric("regatta_garbage_collection_timestamp_seconds") - time.time()) < 60
-    assert registry.metric("regatta_garbage_collection_duration_seconds") > 0
+    until(lambda: registry.metric("regatta_job_success", job=JOB) == 1, "it is told")
+    assert registry.metric("regatta_job_bytes", job=JOB, what="discarded") == len(orphan)
+    assert abs(registry.metric("regatta_job_timestamp_seconds", job=JOB) - time.time()) < 60
+    assert registry.metric("regatta_job_duration_seconds", job=JOB) > 0
 
 
 def test_one_that_broke_off_is_told_of_as_well(tmp_path: Path) -> None:
@@ -105,9 +104,9 @@ def test_none_begins_while_it_is_paused(tmp_path: Path) -> None:
                 raise LookedOftenEnough
             return True
 
-        settings = GarbageCollection(interval=timedelta(seconds=1))
+        job = Job(JOB, timedelta(seconds=1), [("garbage-collect",)])
         with pytest.raises(LookedOftenEnough):
-            await Collections(aside, tmp_path / "no config", settings).run(paused=paused, measured=lambda _: None)
+            await Schedule(aside, tmp_path / "no config", [job]).run(paused=paused, measured=lambda _: None)
         assert abs((await aside.written("runs"))[JOB] - long_ago) < 1
 
     asyncio.run(scenario())
