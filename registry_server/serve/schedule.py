@@ -36,6 +36,8 @@ class Job:
     name: str
     interval: timedelta
     """0 for never."""
+    changes: bool
+    """Whether it changes what the registry holds, so that it waits while that is read-only."""
     commands: Sequence[Sequence[str]]
     """Of `registry-server`, one after the other, each if the one before went well; the configuration comes last."""
 
@@ -44,9 +46,9 @@ class Job:
         """The jobs that a configuration has."""
         collection = config.garbagecollection
         untagged = ("--delete-untagged",) if collection.deleteuntagged else ()
-        jobs = [cls(garbage.JOB, collection.interval, [("garbage-collect", "--quiet", *untagged)])]
+        jobs = [cls(garbage.JOB, collection.interval, True, [("garbage-collect", "--quiet", *untagged)])]
         if config.backup is not None:
-            jobs.append(cls(backup.JOB, config.backup.interval, [("backup", "run"), ("backup", "prune")]))
+            jobs.append(cls(backup.JOB, config.backup.interval, False, [("backup", "run"), ("backup", "prune")]))
         return tuple(jobs)
 
 
@@ -58,13 +60,13 @@ class Schedule:
         self._config_file = config_file
         self._jobs = jobs
 
-    async def run(self, *, paused: Callable[[], bool], measured: Callable[[Measured], None]) -> NoReturn:
-        """Do what is due, unless `paused`, for ever; `measured` is told of the last run of each."""
+    async def run(self, *, read_only: Callable[[], bool], measured: Callable[[Measured], None]) -> NoReturn:
+        """Do what is due, for ever; `measured` is told of the last run of each job."""
         intervals = [job.interval / 100 for job in self._jobs if job.interval]
         while True:
             try:
                 for job in self._jobs:
-                    if job.interval and not paused() and await self._is_due(job):
+                    if job.interval and not (job.changes and read_only()) and await self._is_due(job):
                         await self._do(job)
                 measured(await self._measure())
             except StorageError as error:
@@ -85,7 +87,7 @@ class Schedule:
 
     async def _run(self, job: Job, command: Sequence[str]) -> int:
         """The exit code of a command; what it says goes to the log."""
-        words = [sys.executable, "-m", "registry_server", *command, self._config_file]
+        words = [sys.executable, "-m", "registry_server", *command, str(self._config_file)]
         process = await asyncio.create_subprocess_exec(
             *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
         )

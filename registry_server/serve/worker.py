@@ -246,7 +246,7 @@ class Worker:
         if self._index == 0:
             jobs = Schedule(self._storage.aside, self._shared.config_file, Job.of(self._shared.config))
             work.append(self._measure_usage())
-            work.append(jobs.run(paused=self._read_only, measured=self._metrics.measured))
+            work.append(jobs.run(read_only=self._read_only, measured=self._metrics.measured))
         if self._index == 0 and self._pull_through is not None:
             work.append(self._pull_through.housekeep(paused=self._read_only))
         if self._index == 0 and self._journal is not None:

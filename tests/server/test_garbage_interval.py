@@ -86,9 +86,7 @@ def test_one_that_broke_off_is_told_of_as_well(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_none_begins_while_it_is_paused(tmp_path: Path) -> None:
-    """As a read-only registry does."""
-
+def test_none_begins_while_the_registry_is_read_only(tmp_path: Path) -> None:
     class LookedOftenEnough(Exception):
         pass
 
@@ -99,14 +97,14 @@ def test_none_begins_while_it_is_paused(tmp_path: Path) -> None:
         os.utime(tmp_path / ".regatta/runs" / JOB, (long_ago, long_ago))
         looks = iter(range(5))
 
-        def paused() -> bool:
+        def read_only() -> bool:
             if next(looks, None) is None:
                 raise LookedOftenEnough
             return True
 
-        job = Job(JOB, timedelta(seconds=1), [("garbage-collect",)])
+        job = Job(JOB, timedelta(seconds=1), True, [("garbage-collect",)])
         with pytest.raises(LookedOftenEnough):
-            await Schedule(aside, tmp_path / "no config", [job]).run(paused=paused, measured=lambda _: None)
+            await Schedule(aside, tmp_path / "no config", [job]).run(read_only=read_only, measured=lambda _: None)
         assert abs((await aside.written("runs"))[JOB] - long_ago) < 1
 
     asyncio.run(scenario())
