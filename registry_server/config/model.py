@@ -1,7 +1,7 @@
 """The server's configuration as types: distribution's `config.yml`, version 0.1, and Regatta's own top-level blocks.
 
-Those are `metadata`, `access`, `manifests`, `quotas`, `garbagecollection`, `backup` and `shutdown`. Field names are the
-file's keys. What distribution knows beyond them is in `distribution.py`.
+Those are `metadata`, `access`, `manifests`, `quotas`, `garbagecollection`, `backup`, `scrub` and `shutdown`. Field
+names are the file's keys. What distribution knows beyond them is in `distribution.py`.
 """
 
 import re
@@ -22,6 +22,7 @@ from registry_server.config.notifications import Notifications
 from registry_server.config.proxy import Proxy
 from registry_server.config.quotas import Quota
 from registry_server.config.scalars import Address, AsText, Duration, ListenAddress, Text
+from registry_server.config.scrub import Scrub
 from registry_server.config.section import Bool, FilePath, Int, Secret, Section
 from registry_server.config.validation import Validation
 
@@ -548,6 +549,7 @@ class Config(Section):
     quotas: tuple[Quota, ...] = ()
     garbagecollection: GarbageCollection = GarbageCollection()
     backup: Backup | None = None
+    scrub: Scrub = Scrub()
     shutdown: Shutdown = Shutdown()
     proxy: Proxy = Proxy()
     notifications: Notifications = Notifications()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, NoReturn, Self
 
 from registry_server.config import Config
-from registry_server.jobs import backup, garbage, runs
+from registry_server.jobs import backup, garbage, runs, scrub
 from registry_server.jobs.occupancy import storage_time
 from registry_server.metrics import JOB_BYTES, JOB_ENDED, JOB_SECONDS, JOB_SUCCESS, Measured
 from registry_server.storage.contract import Aside, StorageError
@@ -49,6 +49,7 @@ class Job:
         jobs = [cls(garbage.JOB, collection.interval, True, [("garbage-collect", "--quiet", *untagged)])]
         if config.backup is not None:
             jobs.append(cls(backup.JOB, config.backup.interval, False, [("backup", "run"), ("backup", "prune")]))
+        jobs.append(cls(scrub.JOB, config.scrub.interval, True, [("scrub",)]))
         return tuple(jobs)
 
 

@@ -129,6 +129,10 @@ class Storage(Protocol):
     def trash(self) -> Trash:
         """Where contents are before they are gone."""
 
+    @property
+    def quarantine(self) -> Trash:
+        """Where contents are that are not what their digests say; nobody gets them back."""
+
     async def blob(self, digest: Digest) -> StoredBlob | None:
         """Find the content of a canonical digest, in the trash as well: it is taken back then."""
 

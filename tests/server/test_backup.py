@@ -274,8 +274,8 @@ class TestDamage:
         app = Repository(registry.client(), "app")
         whole, broken = app.push_image("whole"), app.push_image("broken", layers=[LARGE])
         lost = app.push_image("lost", layers=[b"lost layer"])
-        _flip(registry.data, digest_of(LARGE))
-        _blob(registry.data, digest_of(b"lost layer")).unlink()
+        flip(registry.data, digest_of(LARGE))
+        blob_path(registry.data, digest_of(b"lost layer")).unlink()
         result = command(registry, "run", "--format", "json")
         assert result.exit_code == 1
         assert json.loads(result.stdout)["problems"] == [
@@ -297,7 +297,7 @@ class TestDamage:
         run = back_up(registry)
         result = command(registry, "verify")
         assert (result.exit_code, "3 contents" in result.stdout) == (0, True)
-        _flip(archive, digest_of(LARGE)) if damage == "flipped" else _blob(archive, digest_of(LARGE)).unlink()
+        flip(archive, digest_of(LARGE)) if damage == "flipped" else blob_path(archive, digest_of(LARGE)).unlink()
         result = command(registry, "verify", run["id"])
         assert result.exit_code == 1
         said = "damaged" if damage == "flipped" else "lost"
@@ -307,7 +307,7 @@ class TestDamage:
         app = Repository(registry.client(), "app")
         manifest = app.push_image("v1", layers=[LARGE])
         back_up(registry)
-        _flip(registry.data, digest_of(LARGE))
+        flip(registry.data, digest_of(LARGE))
         assert app.get_blob(digest_of(LARGE)).content != LARGE
         result = command(registry, "restore")
         assert result.exit_code == 0
@@ -317,7 +317,7 @@ class TestDamage:
     def test_an_index_that_is_damaged_is_no_backup(self, registry: LiveRegistry, archive: Path) -> None:
         Repository(registry.client(), "app").push_image("v1")
         run = back_up(registry)
-        _flip(archive, run["index"])
+        flip(archive, run["index"])
         for words in (("restore",), ("verify",), ("prune",)):
             result = command(registry, *words)
             assert result.exit_code == 1
@@ -489,13 +489,14 @@ def _made(at: datetime) -> Run:
     return Run(at.strftime("%Y%m%dT%H%M%SZ"), "", "", *[0] * 7)
 
 
-def _blob(root: Path, digest: str) -> Path:
-    return root / f"docker/registry/v2/blobs/sha256/{digest[7:9]}/{digest[7:]}/data"
+def blob_path(root: Path, digest: str, *, layout: str = "docker/registry/v2/blobs/") -> Path:
+    """The file of a content."""
+    return root / f"{layout}sha256/{digest[7:9]}/{digest[7:]}/data"
 
 
-def _flip(root: Path, digest: str) -> None:
+def flip(root: Path, digest: str) -> None:
     """Flips a bit in the middle of a content, as disks do."""
-    path = _blob(root, digest)
+    path = blob_path(root, digest)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)

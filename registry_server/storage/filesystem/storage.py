@@ -45,6 +45,7 @@ class FilesystemStorage:
         aside = os.path.join(root_directory, ".regatta")
         self.aside = FilesystemAside(aside, self.threads)
         self.trash = FilesystemTrash(f"{aside}/trash", f"{self.root}/blobs", self.threads)
+        self.quarantine = FilesystemTrash(f"{aside}/quarantine", f"{self.root}/blobs", self.threads)
         self._hashers: OrderedDict[str, _Progress] = OrderedDict()
 
     async def blob(self, digest: Digest) -> StoredBlob | None:

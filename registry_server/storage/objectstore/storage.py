@@ -48,7 +48,8 @@ class ObjectStorage:
         self.root = "docker/registry/v2"
         self.hashers: OrderedDict[str, Progress] = OrderedDict()
         self.aside = BucketAside(self.bucket)
-        self.trash = BucketTrash(self.bucket, self.blob_key)
+        self.trash = BucketTrash(self.bucket, "trash", self.blob_key)
+        self.quarantine = BucketTrash(self.bucket, "quarantine", self.blob_key)
         self.writing: set[str] = set()
         """Folders of the uploads that requests of this process are writing to."""
 

@@ -45,15 +45,16 @@ class BucketAside:
 class BucketTrash:
     """The contract's `Trash` on a bucket."""
 
-    def __init__(self, bucket: Bucket, place: Callable[[Digest], str]) -> None:
+    def __init__(self, bucket: Bucket, name: str, place: Callable[[Digest], str]) -> None:
         self._bucket = bucket
+        self._folder = f"{ROOT}/{name}"
         self._place = place
 
     async def discard(self, digest: Digest, *, untouched_since: float) -> bool:
         place = await self._bucket.entry(self._place(digest))
         if place is None or max(place.changed, await self.touched(digest)) >= untouched_since:
             return False
-        if not await self._bucket.duplicate(place, _trash(digest)):
+        if not await self._bucket.duplicate(place, self._key(digest)):
             return False
         await self._bucket.delete([place.key])
         if await self.touched(digest) >= untouched_since:
@@ -62,17 +63,20 @@ class BucketTrash:
         return True
 
     async def restore(self, digest: Digest) -> bool:
-        found = await self._bucket.entry(_trash(digest))
+        found = await self._bucket.entry(self._key(digest))
         if found is None or not await self._bucket.duplicate(found, self._place(digest)):
             return False
         await self.purge(digest)
         return True
 
     async def purge(self, digest: Digest) -> None:
-        await self._bucket.delete([_trash(digest)])
+        await self._bucket.delete([self._key(digest)])
 
     def contents(self) -> AsyncGenerator[Sequence[StoredBlob]]:
-        return stored(self._bucket, f"{ROOT}/trash")
+        return stored(self._bucket, self._folder)
+
+    def _key(self, digest: Digest) -> str:
+        return f"{self._folder}/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}/data"
 
     async def touch(self, digest: Digest) -> None:
         """See `Storage.touch`."""
@@ -112,10 +116,6 @@ def _stored(entry: Entry) -> StoredBlob | None:
         return StoredBlob(Digest.parse(f"{algorithm}:{name}"), entry.size, touched=entry.changed)
     except InvalidDigest:
         return None
-
-
-def _trash(digest: Digest) -> str:
-    return f"{ROOT}/trash/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}/data"
 
 
 def _touch(digest: Digest) -> str:
