@@ -248,10 +248,10 @@ async def _run(archive: "Archive", run_id: str | None) -> "Run":
 
     if run_id is not None:
         return await archive.run(run_id)
-    newest = max(await archive.storage.aside.written("backups"), default=None)
-    if newest is None:
+    ids = await archive.ids()
+    if not ids:
         raise BackupError("there is no run yet; make one with `registry-server backup run`")
-    return await archive.run(newest)
+    return await archive.run(ids[-1])
 
 
 async def _chosen(archive: "Archive", index: Any, wanted: tuple[str, ...]) -> Any:
@@ -369,6 +369,10 @@ async def _sides(settings: Config) -> AsyncGenerator[_Sides]:
     from registry_server.storage import open_storage
 
     backup = _backup(settings)
+    local = backup.destination.filesystem
+    if local is not None and not local.rootdirectory.is_dir():
+        folder = local.rootdirectory
+        raise ConfigError(f"backup.destination.filesystem: {folder}: is no folder; create it, or mount what it is on")
     prepare(settings.metadata)
     storage = open_storage(settings.storage, observe=lambda _operation, _seconds: None)
     archive = open_storage(backup.destination, observe=lambda _operation, _seconds: None)

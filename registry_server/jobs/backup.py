@@ -11,6 +11,7 @@ copied again. Digests lead from a run to every byte, so that a signature of the 
 import gzip
 import hmac
 import json
+import re
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -24,7 +25,7 @@ from registry_server.jobs.references import named, reachable
 from registry_server.jobs.transfer import Done, compare, transfer
 from registry_server.metadata.contract import Holdings, LinkedManifest, Metadata
 from registry_server.parallel import in_parallel
-from registry_server.reference import Digest, InvalidDigest
+from registry_server.reference import Digest, InvalidDigest, is_repository, is_tag
 from registry_server.registry.manifest import understand
 from registry_server.storage.contract import Storage
 
@@ -94,6 +95,7 @@ class Problem:
 
 
 _TIME: Final = "%Y%m%dT%H%M%SZ"
+_ID: Final = re.compile(r"\d{8}T\d{6}Z", re.ASCII)
 
 
 class Archive:
@@ -105,12 +107,15 @@ class Archive:
 
     async def runs(self) -> list[Run]:
         """All runs, the oldest first. Raises BackupError."""
-        names = sorted(await self.storage.aside.written(_RUNS))
-        return await in_parallel(self.run, names)
+        return await in_parallel(self.run, await self.ids())
+
+    async def ids(self) -> list[str]:
+        """The ids of all runs, the oldest first."""
+        return sorted(filter(_ID.fullmatch, await self.storage.aside.written(_RUNS)))
 
     async def run(self, name: str) -> Run:
         """Raises BackupError for one that is not there, can't be read, or was not signed with our key."""
-        content = await self.storage.aside.read(f"{_RUNS}/{name}")
+        content = await self.storage.aside.read(f"{_RUNS}/{name}") if _ID.fullmatch(name) else None
         if content is None:
             raise BackupError(f"there is no run {name}; `registry-server backup list` shows those there are")
         try:
@@ -300,6 +305,10 @@ async def prune(archive: Archive, keep: Keep, *, lease: Lease, dry_run: bool) ->
     for run in () if dry_run else gone:
         await archive.remove(run)
     count = size = 0
+    if not dry_run:
+        async for blobs in archive.storage.trash.contents():  # of a run that was broken off
+            for blob in blobs:
+                await archive.storage.trash.purge(blob.digest)
     async for blobs in archive.storage.contents():
         lease.check()
         for blob in blobs:
@@ -434,7 +443,10 @@ def _repository(document: dict[str, Any]) -> tuple[str, Holdings]:
         for kind in ("blobs", "manifests")
     }
     tags = {tag: Digest.parse(digest) for tag, digest in document["tags"].items()}
-    return document["repository"], Holdings(digests["blobs"], digests["manifests"], tags)
+    name = document["repository"]
+    if not is_repository(name) or not all(map(is_tag, tags)):  # they become paths
+        raise BackupError(f"the index names what can't be a repository or a tag: {name[:100]!r}")
+    return name, Holdings(digests["blobs"], digests["manifests"], tags)
 
 
 def _texts(mapping: Mapping[Any, Digest]) -> dict[str, str]:

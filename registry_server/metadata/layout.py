@@ -153,10 +153,13 @@ class LayoutMetadata:
 
     async def references(self, repository: str) -> Mapping[Digest, LinkedManifest | None]:
         _, digests = await self._revisions(repository)
-        links = await in_parallel(lambda digest: self._storage.read(_revision(repository, digest)), digests)
-        linked = [digest for digest, link in zip(digests, links, strict=True) if link is not None]
-        read = await in_parallel(lambda digest: self._read(repository, digest), linked)
-        return dict(zip(linked, read, strict=True))
+        read = await in_parallel(lambda digest: self._read(repository, digest), digests)
+        found = dict(zip(digests, read, strict=True))
+        for digest, manifest in zip(digests, read, strict=True):
+            # Deleted meanwhile, or by half by a server that was killed.
+            if manifest is None and await self._storage.read(_revision(repository, digest)) is None:
+                del found[digest]
+        return found
 
     async def release_manifest(self, repository: str, digest: Digest) -> bool:
         return await self._storage.remove(_folder(_revision(repository, digest)))

@@ -23,6 +23,7 @@ from registry_server.proxy.services import CachedBlobs, CachedLists, CachedManif
 from registry_server.proxy.upstream import Sessions, Upstream
 from registry_server.reference import Digest
 from registry_server.registry import Registry
+from registry_server.registry.holds import Holds
 from registry_server.registry.lists import Pages
 from registry_server.registry.manifests import Manifests
 from registry_server.registry.quotas import Quotas
@@ -49,6 +50,7 @@ class PullThrough:
         *,
         local: Manifests,
         quotas: Quotas,
+        holds: Holds,
         pages: Pages,
         spool: Path,
         metrics: Metrics,
@@ -70,11 +72,11 @@ class PullThrough:
         self._pulled = Records(storage, "pulled", lag=self._lag, clock=clock)
         self._arrivals = Arrivals(Uploads(storage, metadata), metadata, spool)
         self.registry = Registry(
-            blobs=CachedBlobs(storage, metadata, places=self._places, arrivals=self._arrivals, metrics=metrics),
-            uploads=CachedUploads(storage, metadata, quotas, places=self._places),
+            blobs=CachedBlobs(storage, metadata, holds, places=self._places, arrivals=self._arrivals, metrics=metrics),
+            uploads=CachedUploads(storage, metadata, quotas, holds, places=self._places),
             manifests=CachedManifests(
                 local,
-                Manifests(storage, metadata, Rules(sparse="all")),
+                Manifests(storage, metadata, Rules(sparse="all"), holds=holds),
                 metadata,
                 places=self._places,
                 settings=settings,
@@ -86,6 +88,7 @@ class PullThrough:
             referrers=CachedReferrers(metadata, places=self._places),
             lists=CachedLists(metadata, pages, places=self._places),
             quotas=quotas,
+            holds=holds,
         )
 
     @property

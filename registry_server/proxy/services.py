@@ -7,6 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from registry_server.config.proxy import Proxy
@@ -19,6 +20,7 @@ from registry_server.proxy.upstream import AWAY, NotThere
 from registry_server.reference import CANONICAL, Digest
 from registry_server.registry.blobs import Blobs
 from registry_server.registry.errors import BlobUnknown, ManifestUnknown, NameUnknown, TooManyRequests
+from registry_server.registry.holds import Holds
 from registry_server.registry.lists import Lists, Page, Pages
 from registry_server.registry.manifest import Manifest
 from registry_server.registry.manifests import Manifests
@@ -185,9 +187,16 @@ class CachedBlobs(Blobs):
     """Blobs that come when they are first pulled."""
 
     def __init__(
-        self, storage: Storage, metadata: Metadata, *, places: Places, arrivals: Arrivals, metrics: Metrics
+        self,
+        storage: Storage,
+        metadata: Metadata,
+        holds: Holds,
+        *,
+        places: Places,
+        arrivals: Arrivals,
+        metrics: Metrics,
     ) -> None:
-        super().__init__(storage, metadata)
+        super().__init__(storage, metadata, holds)
         self._places = places
         self._arrivals = arrivals
         self._metrics = metrics
@@ -212,11 +221,10 @@ class CachedBlobs(Blobs):
 
     async def size(self, repository: str, digest: Digest) -> int:
         place = self._places.of(repository)
-        try:
+        if place is None:
+            return await super().size(repository, digest)
+        with suppress(BlobUnknown):
             return (await super().find(repository, digest)).size
-        except BlobUnknown:
-            if place is None:
-                raise
         try:
             size = await place.upstream.blob_size(place.repository, digest)
         except NotThere as error:
@@ -286,8 +294,8 @@ class CachedReferrers(Referrers):
 class CachedUploads(Uploads):
     """Uploads into the registry's own repositories."""
 
-    def __init__(self, storage: Storage, metadata: Metadata, quotas: Quotas, *, places: Places) -> None:
-        super().__init__(storage, metadata, quotas)
+    def __init__(self, storage: Storage, metadata: Metadata, quotas: Quotas, holds: Holds, *, places: Places) -> None:
+        super().__init__(storage, metadata, quotas, holds)
         self._places = places
 
     async def start(self, repository: str) -> str:

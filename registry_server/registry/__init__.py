@@ -25,6 +25,7 @@ class Registry:
     referrers: Referrers
     lists: Lists
     quotas: Quotas
+    holds: Holds
 
     @classmethod
     def over(cls, storage: Storage, metadata: Metadata, *, rules: Rules, pages: Pages, grace: timedelta) -> "Registry":
@@ -38,4 +39,5 @@ class Registry:
             referrers=Referrers(metadata),
             lists=Lists(metadata, pages),
             quotas=quotas,
+            holds=holds,
         )

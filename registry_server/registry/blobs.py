@@ -23,12 +23,8 @@ class Blobs:
         A manifest can be read as a blob of its repository, as in distribution.
         """
         content = await self._metadata.linked_blob(repository, digest)
-        if content is None:
-            content = await self._metadata.linked_manifest(repository, digest)
         blob = None if content is None else await self._storage.blob(content)
-        if blob is None:
-            raise BlobUnknown(detail={"digest": str(digest)})
-        return blob
+        return blob or await self._manifest(repository, digest)
 
     async def url(self, blob: StoredBlob) -> str | None:
         """Where a client may read it for some minutes, if that is not here."""
@@ -40,8 +36,15 @@ class Blobs:
 
     async def size(self, repository: str, digest: Digest) -> int:
         """Bytes of a blob, for a client that will rely on its being there. Raises BlobUnknown."""
-        held = await self._holds.blob(repository, digest)
-        return (held or await self.find(repository, digest)).size
+        blob = await self._holds.blob(repository, digest) or await self._manifest(repository, digest)
+        return blob.size
+
+    async def _manifest(self, repository: str, digest: Digest) -> StoredBlob:
+        content = await self._metadata.linked_manifest(repository, digest)
+        blob = None if content is None else await self._storage.blob(content)
+        if blob is None:
+            raise BlobUnknown(detail={"digest": str(digest)})
+        return blob
 
     async def delete(self, repository: str, digest: Digest) -> None:
         """Take a blob from the repository; its content stays until garbage is collected. Raises BlobUnknown."""

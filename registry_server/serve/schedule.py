@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 LOOK_EVERY: Final = timedelta(minutes=1)
 """How often to look whether something is due; a hundredth of the shortest interval where that is less."""
-LOWER_PRIORITY: Final = 10
+LOWER_PRIORITY: Final = 19
 """How much the processes yield to those that answer requests (nice(2))."""
 
 

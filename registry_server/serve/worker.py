@@ -138,6 +138,7 @@ class Worker:
         stopping.cancel()
         if not announcing.done():
             announcing.cancel()
+            await self._presence.leave()
             return False
         if isinstance(error := announcing.exception(), StorageError):
             logger.warning("could not say in the storage that a server uses it; trying again: %s", error)
@@ -196,6 +197,7 @@ class Worker:
             self._metadata,
             local=self._registry.manifests,
             quotas=self._registry.quotas,
+            holds=self._registry.holds,
             pages=pages,
             spool=self._shared.spool,
             metrics=self._metrics,

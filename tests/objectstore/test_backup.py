@@ -52,6 +52,7 @@ def test_from_a_file_system_into_a_bucket_and_back_onto_a_bucket(
 def test_from_a_bucket_onto_a_file_system_and_back(
     on_files: Serve, serve: Serve, shared: Store, tmp_path: Path
 ) -> None:
+    (tmp_path / "backups").mkdir()
     there = destination(tmp_path / "backups")
     registry = serve(there)
     manifests = fill(Repository(registry.client(), "team/app"))

@@ -1,6 +1,7 @@
 """`registry-server backup` and `restore`: what a registry held comes back, onto whichever drivers."""
 
 import asyncio
+import gzip
 import json
 import os
 import signal
@@ -40,7 +41,9 @@ def destination(folder: Path) -> dict[str, Any]:
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
     """The folder that backups go to."""
-    return tmp_path / "backups"
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture
@@ -470,6 +473,29 @@ def test_a_destination_that_would_be_lost_with_the_registry_is_refused(serve: Se
         result = command(registry, "run")
         assert result.exit_code == 2
         assert "a backup has to survive the loss of the registry" in result.stderr
+
+
+def test_a_destination_that_is_not_mounted_is_not_made(serve: Serve, tmp_path: Path) -> None:
+    result = command(serve(destination(tmp_path / "not there"), start=False), "run")
+    assert result.exit_code == 2
+    assert "is no folder; create it, or mount what it is on" in result.stderr
+    assert not (tmp_path / "not there").exists()
+
+
+def test_an_index_that_leads_out_of_the_registry_is_refused(registry: LiveRegistry, archive: Path) -> None:
+    """As someone could write who has the destination."""
+    Repository(registry.client(), "app").push_image("v1")
+    run = back_up(registry)
+    line = {"repository": "../../../out", "tags": {}, "manifests": {}, "blobs": {}}
+    index = gzip.compress(f'{{"version": 1}}\n{json.dumps(line)}'.encode())
+    path = blob_path(archive, digest_of(index))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(index)
+    record = archive / ".regatta/backups" / run["id"]
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"index": digest_of(index)}))
+    result = command(registry, "restore")
+    assert result.exit_code == 1
+    assert "names what can't be a repository" in result.stderr
 
 
 def test_without_a_destination_it_is_said_how_to_name_one(serve: Serve) -> None:

@@ -15,6 +15,7 @@ from registry_server.metrics import Metrics
 from registry_server.proxy import PullThrough
 from registry_server.reference import Digest
 from registry_server.registry.errors import ManifestUnknown, TooManyRequests, Unavailable
+from registry_server.registry.holds import Holds
 from registry_server.registry.lists import Pages
 from registry_server.registry.manifest import understand
 from registry_server.registry.manifests import Manifests
@@ -68,6 +69,7 @@ def open_cache(tmp_path: Path, meddler: Meddler, clock: Clock) -> Open:
             metadata,
             local=Manifests(storage, metadata, Rules()),
             quotas=Quotas(metadata),
+            holds=Holds(storage, metadata),
             pages=Pages(tags=100, repositories=100),
             spool=tmp_path / "spool",
             metrics=Metrics(tmp_path / "metrics"),

@@ -16,7 +16,9 @@ from tests.server.test_backup import LARGE, assert_there, back_up, blob_path, de
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    return tmp_path / "backups"
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    return folder
 
 
 def scrub(registry: LiveRegistry, *options: str) -> Result:
