@@ -1,5 +1,6 @@
 """Acknowledged is durable: `kill -9` at any moment loses nothing that got its 201, and shows nothing half-written."""
 
+import os
 import random
 import re
 import subprocess
@@ -17,7 +18,9 @@ from tests.server.conftest import Serve
 from tests.server.content import Repository, digest_of, image
 from tests.server.live import LiveRegistry, until
 
-ROUNDS, ENOUGH, BOUND = 20, 8, 20
+KILLS = int(os.environ.get("REGATTA_KILLS", "0"))
+"""As many as are asked for, on every driver; by default fewer."""
+ROUNDS, ENOUGH, BOUND = KILLS or 20, KILLS or 8, 20
 """Kills; how many must be when time is short; seconds after which it is."""
 PUSHERS = 4
 SEED = 20261123
@@ -80,6 +83,28 @@ class Pusher:
         response = repository.client.put(location, params={"digest": digest}, content=content_left)
         assert response.status_code == 201
         self.ledger.blobs[digest] = content
+
+
+def kill_at_random(registry: LiveRegistry, *, rounds: int, pushers: int) -> None:
+    """Kills a registry again and again while it takes pushes, and looks that it has all that it has acknowledged."""
+    users = [Pusher(registry, f"team-{number}/app") for number in range(pushers)]
+    moments = random.Random(SEED)  # noqa: S311, wanted: the same each time
+
+    def pushed() -> int:
+        return sum(len(user.ledger.manifests) for user in users)
+
+    for _ in range(KILLS or rounds):
+        with ThreadPoolExecutor(pushers) as pool:
+            before = pushed()
+            running = [pool.submit(user.run) for user in users]
+            until(lambda: pushed() > before, "something is acknowledged", within=200)  # noqa: B023
+            time.sleep(moments.uniform(0.0, 0.5))  # a moment like any other, which is the point
+            registry.kill()
+            for one in running:
+                one.result()
+        registry.start()
+    for user in users:
+        _check(Repository(registry.client(), user.name), user.ledger, since=set())
 
 
 def test_kill_9_loses_nothing_acknowledged_and_shows_nothing_half_written(serve: Serve) -> None:

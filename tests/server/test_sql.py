@@ -2,7 +2,6 @@
 
 import random
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from tests.fixtures.databases import PASSWORD, PgBouncer, PostgreSQL
 from tests.server.conftest import METADATA, Serve, metadata_settings
 from tests.server.content import OCI_INDEX, Repository, digest_of, image, index
 from tests.server.live import LiveRegistry, until
-from tests.server.test_durability import PUSHERS, Pusher, _check
+from tests.server.test_durability import PUSHERS, kill_at_random
 
 DATABASES = [driver for driver in METADATA if driver != "layout"]
 
@@ -206,20 +205,7 @@ class TestReplicas:
 def test_kill_9_loses_nothing_acknowledged(
     driver: str, request: pytest.FixtureRequest, serve: Serve, tmp_path: Path
 ) -> None:
-    registry = serve(metadata_settings(driver, request, tmp_path), workers=2)
-    pushers = [Pusher(registry, f"team-{number}/app") for number in range(PUSHERS)]
-    moments = random.Random(5)  # noqa: S311, wanted: the same each time
-    for number in range(5):
-        with ThreadPoolExecutor(PUSHERS) as pool:
-            running = [pool.submit(pusher.run) for pusher in pushers]
-            until(lambda: sum(len(one.ledger.manifests) for one in pushers) > 3 * number, "some are pushed", within=200)  # noqa: B023
-            time.sleep(moments.uniform(0, 0.3))  # a moment like any other, which is the point
-            registry.kill()
-            for one in running:
-                one.result()
-        registry.start()
-    for pusher in pushers:
-        _check(Repository(registry.client(), pusher.name), pusher.ledger, since=set())
+    kill_at_random(serve(metadata_settings(driver, request, tmp_path), workers=2), rounds=5, pushers=PUSHERS)
 
 
 def test_no_link_file_is_written(serve: Serve, tmp_path: Path) -> None:
