@@ -78,9 +78,10 @@ async def collect(
     It can be ended at any time and run again.
     """
     collector = _Collector(storage, metadata, options, lease, await _cutoff(storage, options, lease))
-    async for name in metadata.everything():
-        async for event in collector.repository(name):
-            yield event
+    for names in (metadata.everything(), metadata.hidden()):
+        async for name in names:
+            async for event in collector.repository(name):
+                yield event
     async for event in collector.trash():
         yield event
     async for event in collector.contents():

@@ -140,6 +140,9 @@ class Metadata(Protocol):
     def everything(self) -> AsyncGenerator[str]:
         """All repositories that hold anything, also those to which no manifest was pushed, in ASCII order."""
 
+    def hidden(self) -> AsyncGenerator[str]:
+        """Repositories that hold something under names nobody can ask for here, as another server may have let in."""
+
     async def holdings(self, repository: str) -> Holdings:
         """All that a repository holds.
 

@@ -133,10 +133,18 @@ class LayoutMetadata:
         yield [name for name in names[bisect_right(names, after) :] if is_repository(name)]
 
     async def everything(self) -> AsyncGenerator[str]:
+        for name in filter(is_repository, await self._holders()):
+            yield name
+
+    async def hidden(self) -> AsyncGenerator[str]:
+        for name in await self._holders():
+            if not is_repository(name):
+                yield name
+
+    async def _holders(self) -> list[str]:
         names = set(await self._storage.walk("repositories", until="_layers"))
         names.update(await self._storage.walk("repositories", until="_manifests"))
-        for name in sorted(filter(is_repository, names)):
-            yield name
+        return sorted(names)
 
     async def holdings(self, repository: str) -> Holdings:
         # In this order, as what is pushed meanwhile comes the other way round.

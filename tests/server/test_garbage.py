@@ -349,6 +349,17 @@ class TestWhatCannotBeRead:
         assert garbage_collect(on_files).exit_code == 0
         assert contents(on_files) == all_of(layer, old)
 
+    def test_a_repository_of_a_name_that_is_none_keeps_what_it_has(self, on_files: LiveRegistry) -> None:
+        """Another server may have let it in."""
+        app = Repository(on_files.client(), "app")
+        manifest = app.push_image("v1")
+        on_files.stop()
+        (on_files.root / "repositories/app").rename(on_files.root / "repositories/App")
+        before = contents(on_files)
+        assert garbage_collect(on_files, "--delete-untagged").exit_code == 0
+        assert contents(on_files) == before
+        assert digest_of(manifest) in before
+
     def test_what_a_killed_deletion_has_left_keeps_nothing(self, on_files: LiveRegistry) -> None:
         app = Repository(on_files.client(), "app")
         manifest = app.push_image("v1")

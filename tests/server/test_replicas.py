@@ -25,7 +25,7 @@ def replicas(request: pytest.FixtureRequest, serve: Serve, tmp_path: Path) -> It
         yield replicas
 
 
-def move_a_tag(replicas: Replicas, *, times: int = 200) -> None:
+def move_a_tag(replicas: Replicas, *, times: int = 100) -> None:
     """What was pushed to one is at once seen by the other, by tag and in lists, and no more once it is deleted."""
     client = replicas.client()
     app = Repository(client, "app")

@@ -283,6 +283,11 @@ class SqlMetadata:
             for name in names:
                 yield name
 
+    async def hidden(self) -> AsyncGenerator[str]:
+        """Names come by requests, or from link files that can be asked for."""
+        return
+        yield ""  # which makes it a generator
+
     async def holdings(self, repository: str) -> Holdings:
         return await self._database.read(lambda connection: _holdings(connection, repository))
 
