@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 from pydantic import ByteSize
 
+from registry_server.cli_jobs import explained
 from registry_server.config import Backup, Config, ConfigError, load
 
 if TYPE_CHECKING:
@@ -342,23 +343,14 @@ def _told(as_: str) -> Iterator[_Account]:
 
 def _do(settings: Config, account: _Account, work: Callable[[_Sides, _Account], Awaitable[T]]) -> T:
     """Do it, its faults said in words; ends the program with what they mean."""
-    from registry_server.jobs.backup import BackupError
-    from registry_server.jobs.occupancy import LeaseLost, Occupied
-    from registry_server.storage.contract import StorageError
 
     async def go() -> T:
         async with _sides(settings) as sides:
             return await work(sides, account)
 
-    try:
+    with explained():
         return asyncio.run(go())
-    except BackupError as error:
-        click.secho(str(error), fg="red", err=True)
-    except Occupied as error:
-        click.secho(f"{error}; try again when it is done", fg="red", err=True)
-    except (StorageError, LeaseLost) as error:
-        click.secho(f"{error}; run it again, it goes on where it stopped", fg="red", err=True)
-    sys.exit(INCOMPLETE)
+    raise AssertionError
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import click
 from pydantic import ByteSize
 
+from registry_server.cli_jobs import explained
 from registry_server.config import Config, ConfigError, format_duration, load
 
 if TYPE_CHECKING:
@@ -73,20 +74,11 @@ def garbage_collect(config: Path, dry_run: bool, delete_untagged: bool, quiet: b
     be read, 2 for a configuration that can't be used.
     """
     from registry_server.jobs.garbage import Options
-    from registry_server.jobs.occupancy import LeaseLost, Occupied
-    from registry_server.storage.contract import StorageError
 
     settings = load(config, os.environ).config
     options = Options(settings.garbagecollection.grace, delete_untagged=delete_untagged, dry_run=dry_run)
-    try:
-        with _told(as_, quiet=quiet, dry_run=dry_run) as account:
-            asyncio.run(_collect(settings, options, account))
-    except Occupied as error:
-        click.secho(f"{error}; try again when it is done", fg="red", err=True)
-        sys.exit(INCOMPLETE)
-    except (StorageError, LeaseLost) as error:
-        click.secho(f"{error}; nothing is lost: run it again, it goes on where it stopped", fg="red", err=True)
-        sys.exit(INCOMPLETE)
+    with explained(), _told(as_, quiet=quiet, dry_run=dry_run) as account:
+        asyncio.run(_collect(settings, options, account))
     sys.exit(INCOMPLETE if account.unreadable else 0)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import click
 from pydantic import ByteSize
 
+from registry_server.cli_jobs import explained
 from registry_server.config import Config, load
 
 if TYPE_CHECKING:
@@ -43,19 +44,10 @@ def scrub(config: Path, as_: str) -> None:
     Exit codes: 0 when all is whole or healed, 1 when something is not, or when it broke off, 2 for a configuration that
     can't be used.
     """
-    from registry_server.jobs.occupancy import LeaseLost, Occupied
-    from registry_server.storage.contract import StorageError
-
     settings = load(config, os.environ).config
     account = _Account(as_)
-    try:
+    with explained():
         asyncio.run(_scrub(settings, account))
-    except Occupied as error:
-        click.secho(f"{error}; try again when it is done", fg="red", err=True)
-        sys.exit(DAMAGED)
-    except (StorageError, LeaseLost) as error:
-        click.secho(f"{error}; run it again, it goes on where it stopped", fg="red", err=True)
-        sys.exit(DAMAGED)
     if as_ == "text":
         click.echo(account.sums())
     sys.exit(DAMAGED if account.counts["quarantined"] else 0)

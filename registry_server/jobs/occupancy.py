@@ -8,6 +8,7 @@ other way round, so one of them sees the other.
 import asyncio
 import json
 import logging
+import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -100,11 +101,13 @@ class Lease:
     """Whether no server runs, and none may start."""
     lost: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when another process has taken over."""
+    alive: float = field(default_factory=time.monotonic)
+    """When others have last had a sign of life."""
 
     def check(self) -> None:
-        """Raises LeaseLost."""
-        if self.lost.is_set():
-            raise LeaseLost("another job took this one for dead, as it could not write to the storage for too long")
+        """Raises LeaseLost, also where others may take this process for dead by now."""
+        if self.lost.is_set() or time.monotonic() - self.alive > DEAD_AFTER - BEAT:
+            raise LeaseLost("others take this job for dead, as it could not write to the storage for too long")
 
 
 @asynccontextmanager
@@ -155,7 +158,9 @@ async def _beat(aside: Aside, number: int, held: Lease, write: Callable[[], Awai
             if max(await _numbers(aside), default=0) > number:
                 held.lost.set()
             else:
+                began = time.monotonic()
                 await write()
+                held.alive = began
         except StorageError as error:
             logger.warning("could not give a sign of life: %s", error)
 

@@ -261,7 +261,7 @@ class TestInterruption:
             full.setattr(FilesystemStorage, "write_blob", fail)
             result = command(registry, "run")
         assert result.exit_code == 1
-        assert "no space left on device; run it again" in result.stderr
+        assert "no space left on device; nothing is lost: run it again" in result.stderr
         assert command(registry, "verify", good["id"]).exit_code == 0
         assert len(json.loads(command(registry, "list", "--format", "json").stdout)) == 1
         assert back_up(registry)["copied"] == 16

@@ -497,6 +497,14 @@ class TestOneAtATime:
 
         asyncio.run(scenario())
 
+    def test_a_job_that_stood_still_for_too_long_stops(self) -> None:
+        """A server may have begun to serve meanwhile."""
+        held = Lease(exclusive=True)
+        held.check()
+        held.alive -= occupancy.DEAD_AFTER
+        with pytest.raises(occupancy.LeaseLost):
+            held.check()
+
     def test_a_server_begins_to_serve_when_a_job_that_has_the_storage_for_itself_is_done(
         self, on_files: LiveRegistry
     ) -> None:

@@ -402,13 +402,19 @@ def _link_references(
     _insert_missing(connection, missing_references, missing.values())
 
 
-def _unlink_manifest(connection: Connection, repository: str, digest: Digest) -> bool:
+def _locked(connection: Connection, repository: str, digest: Digest) -> tuple[int, int] | None:
+    """The numbers of a repository and of its manifest; whoever points to that meanwhile waits."""
     found = connection.execute(
         select(manifests.c.repository_id, manifests.c.id)
         .join(repositories, repositories.c.id == manifests.c.repository_id)
         .where(repositories.c.name == repository, manifests.c.digest == str(digest))
         .with_for_update(of=manifests)
     ).first()
+    return None if found is None else (found[0], found[1])
+
+
+def _unlink_manifest(connection: Connection, repository: str, digest: Digest) -> bool:
+    found = _locked(connection, repository, digest)
     if found is None:
         return False
     repository_id, manifest_id = found
@@ -425,13 +431,7 @@ def _unlink_manifest(connection: Connection, repository: str, digest: Digest) ->
 
 
 def _release_manifest(connection: Connection, repository: str, digest: Digest) -> bool:
-    """The row is locked first: whoever points to it meanwhile waits, and then finds it gone."""
-    found = connection.execute(
-        select(manifests.c.repository_id, manifests.c.id)
-        .join(repositories, repositories.c.id == manifests.c.repository_id)
-        .where(repositories.c.name == repository, manifests.c.digest == str(digest))
-        .with_for_update(of=manifests)
-    ).first()
+    found = _locked(connection, repository, digest)
     if found is None:
         return False
     repository_id, manifest_id = found
