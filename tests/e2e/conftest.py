@@ -13,6 +13,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.chart.charts import Helm
 from tests.e2e.cluster import Cluster, Unsupported, ways
@@ -25,6 +27,7 @@ from tests.toolchain import Unavailable
 from tests.toolchain.catalog import ARCH
 
 _HERE = Path(__file__).parent
+_IMAGES = "tests/e2e/images/"
 _TIMEOUT = 1800  # seconds, for a test with what it makes first
 
 
@@ -34,15 +37,24 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return None if any(path.is_relative_to(_HERE) for path in asked) else True
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps the tests of the one cluster together in one process, and has the first wait for what is built."""
-    for item in items:
-        if item.path.is_relative_to(_HERE):
-            own = item.path.is_relative_to(_HERE / "images")
-            item.add_marker(pytest.mark.xdist_group("images" if own else "cluster"))
-            if item.get_closest_marker("timeout") is None:
-                item.add_marker(pytest.mark.timeout(_TIMEOUT))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Has the first test wait for what is built."""
+    if item.path.is_relative_to(_HERE) and item.get_closest_marker("timeout") is None:
+        item.add_marker(pytest.mark.timeout(_TIMEOUT))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Keeps the tests of the one cluster together in one process, in their order.
+
+    xdist's own `loadgroup` does not, as pytest 9.2 has no place any more where it writes its groups.
+    """
+
+    class ByCluster(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "images" if nodeid.startswith(_IMAGES) else "cluster"
+
+    return ByCluster(config, log)
 
 
 @pytest.fixture(scope="session")
