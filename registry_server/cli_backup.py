@@ -4,9 +4,8 @@ import asyncio
 import json
 import os
 import sys
-import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,9 +18,9 @@ from registry_server.cli_jobs import explained
 from registry_server.config import Backup, Config, ConfigError, load
 
 if TYPE_CHECKING:
-    from registry_server.jobs import runs
     from registry_server.jobs.backup import Archive, Copied, Planned, Problem, Run
-    from registry_server.metadata.contract import Metadata
+    from registry_server.jobs.runs import Outcome
+    from registry_server.metadata.contract import Holdings, Metadata
     from registry_server.storage.contract import Storage
 
 T = TypeVar("T")
@@ -66,28 +65,24 @@ def run(config: Path, as_: str) -> None:
     Exit codes: 0 when all was kept, 1 when the registry itself has lost something, or when it broke off, 2 for a
     configuration that can't be used.
     """
-    from registry_server.jobs import runs
     from registry_server.jobs.backup import JOB, Run, back_up
-    from registry_server.jobs.occupancy import LeaseLost, lease
-    from registry_server.storage.contract import StorageError
+    from registry_server.jobs.occupancy import lease
+    from registry_server.jobs.runs import noting
 
     async def work(sides: _Sides, account: _Account) -> Run:
         async with (
             lease(sides.storage.aside, JOB, exclusive=False),
             lease(sides.archive.storage.aside, JOB, exclusive=False) as held,
         ):
-            now, began = datetime.now(UTC), time.monotonic()
-            try:
+            made: list[Run] = []
+            async with noting(sides.storage.aside, JOB, lambda: _outcome(made)):
+                now = datetime.now(UTC)
                 async for event in back_up(sides.storage, sides.metadata, sides.archive, lease=held, now=now):
                     if isinstance(event, Run):
-                        await runs.note(sides.storage.aside, JOB, _outcome(event, time.monotonic() - began))
-                        return event
-                    account.tell(event)
-            except (StorageError, LeaseLost) as error:
-                with suppress(StorageError):
-                    await runs.note(sides.storage.aside, JOB, runs.Run(time.monotonic() - began, str(error)))
-                raise
-        raise AssertionError
+                        made.append(event)
+                    else:
+                        account.tell(event)
+        return made[0]
 
     settings = load(config, os.environ).config
     with _told(as_) as account:
@@ -102,12 +97,15 @@ def run(config: Path, as_: str) -> None:
     sys.exit(INCOMPLETE if made.problems else 0)
 
 
-def _outcome(made: "Run", seconds: float) -> "runs.Run":
-    from registry_server.jobs import runs
+def _outcome(runs: "list[Run]") -> "Outcome":
+    """Of the run that was made; nothing before it is."""
+    from registry_server.jobs.runs import Outcome, Sum
 
-    error = f"{len(made.problems)} contents could not be kept" if made.problems else None
-    held, copied = runs.Sum(made.contents, made.bytes), runs.Sum(made.copied, made.copied_bytes)
-    return runs.Run(seconds, error, {"held": held, "copied": copied})
+    for made in runs:
+        error = f"{len(made.problems)} contents could not be kept" if made.problems else None
+        sums = {"held": Sum(made.contents, made.bytes), "copied": Sum(made.copied, made.copied_bytes)}
+        return Outcome(sums, error)
+    return Outcome()
 
 
 @backup_group.command(name="list")
@@ -148,7 +146,11 @@ def verify(config: Path, run_id: str | None, as_: str) -> None:
     settings = load(config, os.environ).config
     with _told(as_) as account:
         _do(settings, account, work)
-    _sum_up(as_, {"contents": account.contents, "bytes": account.bytes, "problems": account.problems}, "whole")
+    if as_ == "json":
+        sums = {"contents": account.contents, "bytes": account.bytes, "problems": account.problems}
+        click.echo(json.dumps(sums, indent=2))
+    else:
+        click.echo(f"{account.contents} contents ({_size(account.bytes)}) are whole, {len(account.problems)} are not")
     sys.exit(INCOMPLETE if account.problems else 0)
 
 
@@ -255,7 +257,9 @@ async def _run(archive: "Archive", run_id: str | None) -> "Run":
     return await archive.run(ids[-1])
 
 
-async def _chosen(archive: "Archive", index: Any, wanted: tuple[str, ...]) -> Any:
+async def _chosen(
+    archive: "Archive", index: "Mapping[str, Holdings]", wanted: tuple[str, ...]
+) -> "dict[str, Holdings]":
     """What was asked for of a run: whole repositories, or some of their tags."""
     from registry_server.jobs.backup import only_tags, select
 
@@ -366,8 +370,8 @@ async def _sides(settings: Config) -> AsyncGenerator[_Sides]:
         folder = local.rootdirectory
         raise ConfigError(f"backup.destination.filesystem: {folder}: is no folder; create it, or mount what it is on")
     prepare(settings.metadata)
-    storage = open_storage(settings.storage, observe=lambda _operation, _seconds: None)
-    archive = open_storage(backup.destination, observe=lambda _operation, _seconds: None)
+    storage = open_storage(settings.storage)
+    archive = open_storage(backup.destination)
     metadata = open_metadata(settings.metadata, storage, understand)
     try:
         yield _Sides(storage, metadata, Archive(archive, _key(backup)))
@@ -396,13 +400,6 @@ def _key(backup: Backup) -> bytes | None:
             f"openssl rand -hex 32 > {backup.keyfile}"
         )
     return key
-
-
-def _sum_up(as_: str, sums: dict[str, Any], word: str) -> None:
-    if as_ == "json":
-        click.echo(json.dumps(sums, indent=2))
-    else:
-        click.echo(f"{sums['contents']} contents ({_size(sums['bytes'])}) are {word}, {len(sums['problems'])} are not")
 
 
 def _table(runs: "list[Run]") -> None:

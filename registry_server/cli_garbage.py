@@ -4,10 +4,9 @@ import asyncio
 import json
 import os
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +21,7 @@ from registry_server.config import Config, ConfigError, format_duration, load
 if TYPE_CHECKING:
     from registry_server.jobs.garbage import Collected, Fate, Marked, Options
     from registry_server.jobs.occupancy import Lease
-    from registry_server.jobs.runs import Sum
+    from registry_server.jobs.runs import Outcome
 
 INCOMPLETE: Final = 1
 """The exit code where something was kept only because a manifest can't be read, or where the run broke off."""
@@ -84,16 +83,15 @@ def garbage_collect(config: Path, dry_run: bool, delete_untagged: bool, quiet: b
 
 async def _collect(settings: Config, options: "Options", account: "_Account") -> None:
     from registry_server.jobs.garbage import JOB, Marked, collect
-    from registry_server.jobs.occupancy import LeaseLost, lease
-    from registry_server.jobs.runs import Run, note
+    from registry_server.jobs.occupancy import lease
+    from registry_server.jobs.runs import noting
     from registry_server.jobs.transfer import not_imported
     from registry_server.metadata.drivers import open_metadata, prepare
     from registry_server.registry.manifest import understand
     from registry_server.storage import open_storage
-    from registry_server.storage.contract import StorageError
 
     prepare(settings.metadata)
-    storage = open_storage(settings.storage, observe=lambda _operation, _seconds: None)
+    storage = open_storage(settings.storage)
     metadata = open_metadata(settings.metadata, storage, understand)
     try:
         if await not_imported(storage, metadata):
@@ -103,21 +101,15 @@ async def _collect(settings: Config, options: "Options", account: "_Account") ->
             )
         async with lease(storage.aside, JOB) as held:
             account.begin(held, options.grace)
-            began, error = time.monotonic(), None
-            try:
-                async with aclosing(collect(storage, metadata, options, lease=held)) as events:
-                    async for event in events:
-                        if isinstance(event, Marked):
-                            account.marked(event)
-                        else:
-                            account.collected(event)
-            except (StorageError, LeaseLost) as broken:
-                error = str(broken)
-                raise
-            finally:
-                if not options.dry_run:
-                    with suppress(StorageError):
-                        await note(storage.aside, JOB, Run(time.monotonic() - began, error, account.totals()))
+            async with (
+                nullcontext() if options.dry_run else noting(storage.aside, JOB, account.outcome),
+                aclosing(collect(storage, metadata, options, lease=held)) as events,
+            ):
+                async for event in events:
+                    if isinstance(event, Marked):
+                        account.marked(event)
+                    else:
+                        account.collected(event)
     finally:
         await metadata.close()
 
@@ -153,10 +145,10 @@ class _Account:
             whose = f"{event.repository}: " if event.repository else ""
             click.echo(f"{whose}{what} {event.digest} ({ByteSize(event.size).human_readable()}) {why}")
 
-    def totals(self) -> "dict[str, Sum]":
-        from registry_server.jobs.runs import Sum
+    def outcome(self) -> "Outcome":
+        from registry_server.jobs.runs import Outcome, Sum
 
-        return {fate: Sum(count, self.sizes[fate]) for fate, count in self.counts.items()}
+        return Outcome({fate: Sum(count, self.sizes[fate]) for fate, count in self.counts.items()})
 
     def say(self, text: str, colour: str | None = None) -> None:
         click.secho(text, fg=colour, err=True)

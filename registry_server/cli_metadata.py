@@ -193,7 +193,7 @@ async def _with_both(settings: Config, work: Callable[[_Sides], Awaitable[bool]]
     from registry_server.storage import open_storage
 
     prepare(settings.metadata)
-    storage = open_storage(settings.storage, observe=lambda _operation, _seconds: None)
+    storage = open_storage(settings.storage)
     database = open_metadata(settings.metadata, storage, understand)
     try:
         return await work(_Sides(storage, LayoutMetadata(storage, understand), database))

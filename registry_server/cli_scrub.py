@@ -4,9 +4,8 @@ import asyncio
 import json
 import os
 import sys
-import time
 from collections import Counter
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -18,7 +17,7 @@ from registry_server.cli_jobs import explained
 from registry_server.config import Config, load
 
 if TYPE_CHECKING:
-    from registry_server.jobs.runs import Run
+    from registry_server.jobs.runs import Outcome
     from registry_server.jobs.scrub import Scrubbed
 
 DAMAGED: Final = 1
@@ -54,27 +53,22 @@ def scrub(config: Path, as_: str) -> None:
 
 
 async def _scrub(settings: Config, account: "_Account") -> None:
-    from registry_server.jobs import runs
-    from registry_server.jobs.occupancy import LeaseLost, lease
+    from registry_server.jobs.occupancy import lease
+    from registry_server.jobs.runs import noting
     from registry_server.jobs.scrub import JOB
     from registry_server.jobs.scrub import scrub as work
     from registry_server.storage import open_storage
-    from registry_server.storage.contract import StorageError
 
-    storage = open_storage(settings.storage, observe=lambda _operation, _seconds: None)
+    storage = open_storage(settings.storage)
     backup = settings.backup
-    archive = None if backup is None else open_storage(backup.destination, observe=lambda _operation, _seconds: None)
-    async with lease(storage.aside, JOB, exclusive=False) as held:
-        began = time.monotonic()
-        try:
-            async with aclosing(work(storage, archive, rate=settings.scrub.rate, lease=held)) as events:
-                async for event in events:
-                    account.tell(event)
-        except (StorageError, LeaseLost) as error:
-            with suppress(StorageError):
-                await runs.note(storage.aside, JOB, account.outcome(time.monotonic() - began, str(error)))
-            raise
-        await runs.note(storage.aside, JOB, account.outcome(time.monotonic() - began))
+    archive = None if backup is None else open_storage(backup.destination)
+    async with (
+        lease(storage.aside, JOB, exclusive=False) as held,
+        noting(storage.aside, JOB, account.outcome),
+        aclosing(work(storage, archive, rate=settings.scrub.rate, lease=held)) as events,
+    ):
+        async for event in events:
+            account.tell(event)
 
 
 @dataclass(slots=True)
@@ -102,9 +96,9 @@ class _Account:
         parts = [f"{self.counts[state]} {state}" for state in ("whole", "healed", "quarantined") if self.counts[state]]
         return f"{sum(self.counts.values())} contents ({size}): {', '.join(parts) or 'nothing to read'}"
 
-    def outcome(self, seconds: float, error: str | None = None) -> "Run":
-        from registry_server.jobs.runs import Run, Sum
+    def outcome(self) -> "Outcome":
+        from registry_server.jobs.runs import Outcome, Sum
 
-        if error is None and self.counts["quarantined"]:
-            error = f"{self.counts['quarantined']} contents are damaged and in quarantine"
-        return Run(seconds, error, {state: Sum(count, self.sizes[state]) for state, count in self.counts.items()})
+        damaged = self.counts["quarantined"]
+        error = f"{damaged} contents are damaged and in quarantine" if damaged else None
+        return Outcome({state: Sum(count, self.sizes[state]) for state, count in self.counts.items()}, error)

@@ -50,7 +50,7 @@ async def _ask(settings: Config, wanted: Sequence[str]) -> list[dict[str, Any]]:
     from registry_server.registry.quotas import Limit, Quotas, usage_document
     from registry_server.storage import open_storage
 
-    storage = open_storage(settings.storage, observe=lambda _operation, _seconds: None)
+    storage = open_storage(settings.storage)
     metadata = open_metadata(settings.metadata, storage, understand)
     try:
         quotas = Quotas(metadata)

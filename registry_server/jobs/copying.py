@@ -1,6 +1,8 @@
 """Contents from one storage into another, each verified on its way."""
 
+import asyncio
 import hashlib
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Final
 
@@ -35,13 +37,20 @@ async def copy(source: Storage, target: Storage, digest: Digest) -> int:
 async def is_whole(storage: Storage, digest: Digest) -> bool:
     """Whether a content is there, and what its digest says. Reads all of it."""
     blob = await storage.blob(digest)
-    if blob is None:
-        return False
+    return blob is not None and await digest_of(storage, blob) == digest
+
+
+async def digest_of(
+    storage: Storage, blob: StoredBlob, *, pace: Callable[[int], Awaitable[None]] | None = None
+) -> Digest:
+    """The digest of a content as it is; `pace` waits as long as so many bytes should take."""
     hasher = hashlib.new(CANONICAL)
     async with aclosing(storage.read_range(blob, 0, blob.size)) as pieces:
         async for piece in pieces:
-            hasher.update(piece)
-    return Digest.from_hasher(hasher) == digest
+            await asyncio.to_thread(hasher.update, piece)
+            if pace is not None:
+                await pace(len(piece))
+    return Digest.from_hasher(hasher)
 
 
 async def clean_up(storage: Storage) -> None:

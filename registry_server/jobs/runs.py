@@ -1,10 +1,13 @@
 """What the last run of a job came to, kept beside the storage it was about: servers schedule by it, and tell of it."""
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
 
-from registry_server.storage.contract import Aside
+from registry_server.jobs.occupancy import LeaseLost
+from registry_server.storage.contract import Aside, StorageError
 
 _RUNS = "runs"
 
@@ -29,9 +32,32 @@ class Run:
     """What it has done."""
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run has come to so far."""
+
+    sums: Mapping[str, Sum] = field(default_factory=dict)
+    error: str | None = None
+    """Damage that it has found."""
+
+
 async def note(aside: Aside, job: str, run: Run) -> None:
     """Keep a run in place of the one before."""
     await aside.write(f"{_RUNS}/{job}", json.dumps(asdict(run)).encode())
+
+
+@asynccontextmanager
+async def noting(aside: Aside, job: str, outcome: Callable[[], Outcome]) -> AsyncGenerator[None]:
+    """Keep what the block has come to at its end, also where it breaks off. Raises what it does, and StorageError."""
+    began = time.monotonic()
+    try:
+        yield
+    except (StorageError, LeaseLost) as error:
+        with suppress(StorageError):
+            await note(aside, job, Run(time.monotonic() - began, str(error), outcome().sums))
+        raise
+    ended = outcome()
+    await note(aside, job, Run(time.monotonic() - began, ended.error, ended.sums))
 
 
 async def begin(aside: Aside, job: str) -> None:

@@ -5,18 +5,17 @@ told that it is not there, rather than given what it is not, and whoever pushes 
 """
 
 import asyncio
-import hashlib
 import math
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from registry_server.jobs.copying import Damaged, copy
+from registry_server.jobs.copying import Damaged, copy, digest_of
 from registry_server.jobs.occupancy import Lease
-from registry_server.reference import CANONICAL, Digest, InvalidDigest
-from registry_server.storage.contract import Storage, StoredBlob
+from registry_server.reference import Digest, InvalidDigest
+from registry_server.storage.contract import Storage
 
 JOB: Final = "scrub"
 NOTE_EVERY: Final = 10.0
@@ -61,7 +60,7 @@ async def _scrub(storage: Storage, archive: Storage | None, digest: Digest, pace
     blob = await storage.in_place(digest)
     if blob is None:
         return None
-    if await _digest(storage, blob, pace) == digest:
+    if await digest_of(storage, blob, pace=pace.keep) == digest:
         return Scrubbed(digest, blob.size, "whole")
     if archive is not None:
         with suppress(Damaged):
@@ -71,15 +70,6 @@ async def _scrub(storage: Storage, archive: Storage | None, digest: Digest, pace
     if await storage.quarantine.discard(digest, untouched_since=unchanged_since):
         return Scrubbed(digest, blob.size, "quarantined")
     return None
-
-
-async def _digest(storage: Storage, blob: StoredBlob, pace: "_Pace") -> Digest:
-    hasher = hashlib.new(CANONICAL)
-    async with aclosing(storage.read_range(blob, 0, blob.size)) as pieces:
-        async for piece in pieces:
-            await asyncio.to_thread(hasher.update, piece)
-            await pace.keep(len(piece))
-    return Digest.from_hasher(hasher)
 
 
 async def _position(storage: Storage) -> Digest | None:

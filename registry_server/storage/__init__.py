@@ -2,10 +2,11 @@
 
 from registry_server.config import Drivers
 from registry_server.storage.contract import Storage
-from registry_server.storage.filesystem import FilesystemStorage, Observer
+from registry_server.storage.filesystem import FilesystemStorage
+from registry_server.storage.observing import Observer, unobserved
 
 
-def open_storage(settings: Drivers, *, observe: Observer) -> Storage:
+def open_storage(settings: Drivers, *, observe: Observer = unobserved) -> Storage:
     """The driver that is configured."""
     if settings.filesystem is not None:
         root = str(settings.filesystem.rootdirectory)

@@ -40,6 +40,13 @@ def shared(request: pytest.FixtureRequest, stores: Callable[[str], Store]) -> St
     return stores(request.param)
 
 
+@pytest.fixture
+def where_the_store_is(shared: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets this process find the store as its registries do."""
+    for name, value in shared.environ.items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.fixture(scope="session")
 def registry(shared: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]:
     """Two workers, no logins, plain HTTP, content through the server."""

@@ -15,11 +15,7 @@ from tests.server.content import Repository, unique
 from tests.server.live import LiveRegistry, several
 from tests.server.test_backup import LARGE, assert_there, back_up, command, destination, fill, let_leases_end
 
-
-@pytest.fixture(autouse=True)
-def where_the_store_is(shared: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in shared.environ.items():
-        monkeypatch.setenv(name, value)
+pytestmark = pytest.mark.usefixtures("where_the_store_is")
 
 
 def in_bucket(shared: Store, folder: Path) -> dict[str, Any]:

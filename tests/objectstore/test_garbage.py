@@ -8,28 +8,23 @@ import pytest
 from registry_server.config import load
 from registry_server.storage import open_storage
 from tests.objectstore.conftest import Serve
-from tests.objectstore.stores import Store
 from tests.server import fire
 from tests.server.content import Repository, digest_of, unique
 from tests.server.live import LiveRegistry
 from tests.server.test_garbage import all_of, garbage_collect
 from tests.server.test_garbage_fire import CYCLES, REPEATED, collecting
 
+pytestmark = pytest.mark.usefixtures("where_the_store_is")
+
 GRACE: Final = 8
 """Seconds; the clocks of stores tick once a second."""
-
-
-@pytest.fixture(autouse=True)
-def where_the_store_is(shared: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in shared.environ.items():
-        monkeypatch.setenv(name, value)
 
 
 def contents(registry: LiveRegistry) -> set[str]:
     """The digests of all contents in their places."""
 
     async def ask() -> set[str]:
-        storage = open_storage(load(registry.config, registry.environ).config.storage, observe=lambda *_: None)
+        storage = open_storage(load(registry.config, registry.environ).config.storage)
         return {str(blob.digest) async for blobs in storage.contents() for blob in blobs}
 
     return asyncio.run(ask())

@@ -37,7 +37,7 @@ async def _keys(registry: LiveRegistry, shared: Store) -> list[str]:
     """The folders beside the registry's root."""
     settings = load(registry.config, registry.environ).config.storage
     driver = getattr(settings, shared.kind).model_copy(update={"rootdirectory": "/victims"})
-    storage = open_storage(settings.model_copy(update={shared.kind: driver}), observe=lambda *_: None)
+    storage = open_storage(settings.model_copy(update={shared.kind: driver}))
     assert isinstance(storage, ObjectStorage)
     folders, objects = await storage.bucket.folder("")
     return folders + objects

@@ -9,13 +9,9 @@ from tests.objectstore.stores import Store
 from tests.server.replicas import Replicas, replicas_of
 from tests.server.test_replicas import burn, move_a_tag, push_in_pieces
 
+pytestmark = pytest.mark.usefixtures("where_the_store_is")
+
 GRACE = 8
-
-
-@pytest.fixture(autouse=True)
-def where_the_store_is(shared: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in shared.environ.items():
-        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture

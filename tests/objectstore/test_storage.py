@@ -43,7 +43,7 @@ def open_(
         for name, value in store.environ.items():
             monkeypatch.setenv(name, value)
         settings = Settings(**store.storage(f"/{tmp_path.name}"))
-    return lambda: open_storage(settings, observe=lambda operation, seconds: None)
+    return lambda: open_storage(settings)
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
@@ -292,7 +292,7 @@ def test_content_that_changed_in_the_bucket_does_not_become_a_blob(
     stores: Callable[[str], Store], tmp_path: Path
 ) -> None:
     async def scenario() -> None:
-        storage = open_storage(Settings(**stores("s3").storage(f"/{tmp_path.name}")), observe=lambda *_: None)
+        storage = open_storage(Settings(**stores("s3").storage(f"/{tmp_path.name}")))
         assert isinstance(storage, ObjectStorage)
         upload_id = await storage.start_upload("app")
         for _ in range(2):
@@ -401,7 +401,7 @@ def test_an_upload_whose_last_bytes_are_old_is_new_when_it_ends(tmp_path: Path) 
     """A client may take its time before it ends an upload; the collector must not take that for the blob's age."""
 
     async def scenario() -> None:
-        storage = open_storage(Settings(filesystem={"rootdirectory": str(tmp_path)}), observe=lambda *_: None)
+        storage = open_storage(Settings(filesystem={"rootdirectory": str(tmp_path)}))
         upload_id = await storage.start_upload("app")
         await _append(storage, upload_id, b"content")
         data = tmp_path / f"docker/registry/v2/repositories/app/_uploads/{upload_id}/data"
@@ -425,7 +425,7 @@ async def _touched(storage: Storage, digest: Digest) -> float:
 def test_a_secret_is_the_same_for_all(stores: Callable[[str], Store], tmp_path: Path) -> None:
     async def scenario() -> None:
         settings = Settings(**stores("s3").storage(f"/{tmp_path.name}"))
-        opened = [open_storage(settings, observe=lambda *_: None) for _ in range(4)]
+        opened = [open_storage(settings) for _ in range(4)]
         found = await asyncio.gather(*(one.shared_secret("key") for one in opened if isinstance(one, ObjectStorage)))
         assert len(set(found)) == 1
         assert len(found[0]) == 32

@@ -41,7 +41,7 @@ def collecting(registry: LiveRegistry, grace: float = GRACE) -> Callable[[], int
     config = load(registry.config, registry.environ).config
 
     async def run() -> int:
-        storage = open_storage(config.storage, observe=lambda _operation, _seconds: None)
+        storage = open_storage(config.storage)
         metadata = open_metadata(config.metadata, storage, understand)
         options = Options(timedelta(seconds=grace), delete_untagged=True)
         try:

@@ -22,8 +22,9 @@ from registry_server.reference import CANONICAL, Digest
 from registry_server.storage import durable
 from registry_server.storage.contract import StorageError, StoredBlob, UploadBusy, UploadGone
 from registry_server.storage.filesystem.aside import FilesystemAside, read_file
-from registry_server.storage.filesystem.threads import Observer, Threads, unobserved
+from registry_server.storage.filesystem.threads import Threads
 from registry_server.storage.filesystem.trash import FilesystemTrash, blob_file, stored
+from registry_server.storage.observing import Observer, unobserved
 
 COALESCE: Final = 1 << 20
 """Bytes gathered before a write: fewer, larger writes, and hashing that lets go of the interpreter for long."""

@@ -8,15 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from registry_server.storage.contract import StorageError, StorageFull
+from registry_server.storage.observing import Observer
 
 T = TypeVar("T")
-
-Observer = Callable[[str, float], None]
-"""Gets the name of an operation and the seconds it took."""
-
-
-def unobserved(operation: str, seconds: float) -> None:
-    """For those who don't ask."""
 
 
 class Threads:

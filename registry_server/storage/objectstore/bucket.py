@@ -20,6 +20,7 @@ from obstore import exceptions
 
 from registry_server.storage.contract import StorageError, StorageFull, StorageRefused
 from registry_server.storage.objectstore.breaker import Breaker
+from registry_server.storage.observing import Observer
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +39,6 @@ ATTEMPTS: Final = 4
 STALLED_AFTER: Final = 60
 """Seconds after which content that was to come from the store does not come any more."""
 
-Observer = Callable[[str, float], None]
-"""Gets the name of an operation and the seconds it took."""
 Version = Any
 """What names one state of an object, for obstore."""
 

@@ -18,10 +18,11 @@ from registry_server.config import Drivers
 from registry_server.parallel import in_parallel
 from registry_server.reference import Digest
 from registry_server.storage.contract import StoredBlob
-from registry_server.storage.objectstore.bucket import Bucket, Clients, Observer
+from registry_server.storage.objectstore.bucket import Bucket, Clients
 from registry_server.storage.objectstore.connect import connect
 from registry_server.storage.objectstore.trash import BucketAside, BucketTrash, stored
 from registry_server.storage.objectstore.upload import ObjectUpload, Progress, State
+from registry_server.storage.observing import Observer, unobserved
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +30,7 @@ KEPT_HASHERS: Final = 4096
 """Uploads whose hash state a process keeps; others are read back and hashed when they end."""
 
 
-def _unobserved(operation: str, seconds: float) -> None:
-    """For those who don't ask."""
-
-
-def open_bucket(settings: Drivers, *, observe: Observer = _unobserved) -> "ObjectStorage":
+def open_bucket(settings: Drivers, *, observe: Observer = unobserved) -> "ObjectStorage":
     """The storage that is configured. Makes no request."""
     store = settings.s3 or settings.gcs or settings.azure
     assert store is not None  # noqa: S101  (the configuration has exactly one driver)
@@ -43,7 +40,7 @@ def open_bucket(settings: Drivers, *, observe: Observer = _unobserved) -> "Objec
 class ObjectStorage:
     """The storage contract on an object store."""
 
-    def __init__(self, clients: Clients, root_directory: str, *, observe: Observer = _unobserved) -> None:
+    def __init__(self, clients: Clients, root_directory: str, *, observe: Observer = unobserved) -> None:
         self.bucket = Bucket(clients, root_directory.strip("/"), observe)
         self.root = "docker/registry/v2"
         self.hashers: OrderedDict[str, Progress] = OrderedDict()
