@@ -14,7 +14,7 @@ import click
 from pydantic import SecretStr
 
 from registry_server import __version__
-from registry_server.cli_backup import backup_group, restore
+from registry_server.cli_backup import backup_group, bootstrap, restore
 from registry_server.cli_garbage import garbage_collect
 from registry_server.cli_metadata import metadata_group
 from registry_server.cli_scrub import scrub
@@ -148,6 +148,7 @@ main.add_command(usage)
 main.add_command(garbage_collect)
 main.add_command(backup_group)
 main.add_command(restore)
+main.add_command(bootstrap)
 main.add_command(scrub)
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import sys
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -15,10 +16,11 @@ import click
 from pydantic import ByteSize
 
 from registry_server.cli_jobs import explained
-from registry_server.config import Backup, Config, ConfigError, load
+from registry_server.config import Backup, Bootstrap, Config, ConfigError, Destination, load
 
 if TYPE_CHECKING:
-    from registry_server.jobs.backup import Archive, Copied, Planned, Problem, Run
+    from registry_server.jobs.backup import Archive, Copied, Planned, Problem, Restored, Run
+    from registry_server.jobs.occupancy import Lease
     from registry_server.jobs.runs import Outcome
     from registry_server.metadata.contract import Holdings, Metadata
     from registry_server.storage.contract import Storage
@@ -29,6 +31,8 @@ INCOMPLETE: Final = 1
 """The exit code where something could not be kept or brought back, or where the work broke off."""
 SHORTEST_KEY: Final = 16
 """Bytes of a key."""
+SAY_EVERY: Final = 10.0
+"""Seconds between two lines that say how far the work is, where no person looks."""
 
 _CONFIG = click.argument(
     "config", type=click.Path(path_type=Path), envvar="REGISTRY_CONFIGURATION_PATH", metavar="CONFIG"
@@ -129,8 +133,9 @@ def list_(config: Path, as_: str) -> None:
 @backup_group.command()
 @_CONFIG
 @click.argument("run_id", required=False, metavar="[RUN]")
+@click.option("--last", is_flag=True, help="Only the last run.")
 @_FORMAT
-def verify(config: Path, run_id: str | None, as_: str) -> None:
+def verify(config: Path, run_id: str | None, last: bool, as_: str) -> None:
     """Read all that RUN has kept, or all runs, and compare it with its digests.
 
     Exit codes: 0 when all is whole, 1 when something is damaged or lost, 2 for a configuration that can't be used.
@@ -138,7 +143,7 @@ def verify(config: Path, run_id: str | None, as_: str) -> None:
     from registry_server.jobs import backup
 
     async def work(sides: _Sides, account: _Account) -> None:
-        runs = [await sides.archive.run(run_id)] if run_id else await sides.archive.runs()
+        runs = [await _run(sides.archive, run_id)] if run_id or last else await sides.archive.runs()
         async with aclosing(backup.verify(sides.archive, runs)) as events:
             async for event in events:
                 account.tell(event)
@@ -203,10 +208,8 @@ def restore(config: Path, wanted: tuple[str, ...], run_id: str | None, dry_run: 
 
     Exit codes: 0 when all is as it was, 1 when something is not, 2 for a configuration that can't be used.
     """
-    from registry_server.jobs import backup
     from registry_server.jobs.backup import BackupError, Restored
     from registry_server.jobs.occupancy import lease
-    from registry_server.jobs.transfer import Done
 
     async def work(sides: _Sides, account: _Account) -> Restored:
         run = await _run(sides.archive, run_id)
@@ -219,31 +222,102 @@ def restore(config: Path, wanted: tuple[str, ...], run_id: str | None, dry_run: 
             )
             return Restored(len(chosen), tags, manifests)
         async with lease(sides.storage.aside, "restore", exclusive=False) as held:
-            events = backup.restore(sides.archive, chosen, sides.storage, sides.metadata, lease=held)
-            async for event in events:
-                if isinstance(event, Restored):
-                    return event
-                if isinstance(event, Done):
-                    account.problems += [f"{event.repository}: {problem}" for problem in event.problems]
-                else:
-                    account.tell(event)
-        raise AssertionError
+            return await _bring_back(sides, chosen, account, held)
 
     settings = load(config, os.environ).config
     with _told(as_) as account:
         restored = _do(settings, account, work)
     problems = [*account.problems, *restored.differences]
+    _tell_of(restored, account, as_, "would be brought back" if dry_run else _proven(problems))
+    sys.exit(INCOMPLETE if problems else 0)
+
+
+@click.command(short_help="Fill a new registry from a backup, once.")
+@_CONFIG
+@_FORMAT
+def bootstrap(config: Path, as_: str) -> None:
+    """Bring back what bootstrap.source has kept, the last run or bootstrap.run, into a registry that is empty.
+
+    A server does so before it serves for the first time. It can be ended at any time: it goes on with the same run. A
+    registry that holds something is left as it is, and so is one that is complete.
+
+    \b
+    Example of a configuration:
+      bootstrap:
+        source: {filesystem: {rootdirectory: /mnt/backup}}    # or s3, gcs, azure, as in storage
+
+    Exit codes: 0 when all that the run has kept is there, 1 when something is not, or when it broke off, 2 for a
+    configuration that can't be used.
+    """
+    from registry_server.jobs.backup import Restored
+    from registry_server.jobs.bootstrap import JOB, Origin, is_empty, origin, settle
+    from registry_server.jobs.occupancy import lease
+
+    async def work(sides: _Sides, account: _Account) -> Restored | None:
+        aside = sides.storage.aside
+        async with lease(aside, JOB, exclusive=False) as held:
+            found = await origin(aside)
+            if found is None and not await is_empty(sides.metadata):
+                found = await settle(aside, Origin(run=None, complete=True))
+                account.complain("the registry is not empty: it is left as it is; `registry-server restore` adds to it")
+            if found is not None and found.complete:
+                return None
+            run = await _run(sides.archive, found.run if found else _bootstrap(settings).run)
+            await settle(aside, Origin(run.id, complete=False))
+            restored = await _bring_back(sides, await sides.archive.index(run), account, held)
+            if not _beyond(run, [*account.problems, *restored.differences]):
+                await settle(aside, Origin(run.id, complete=True))
+            else:
+                account.incomplete = True
+        return restored
+
+    settings = load(config, os.environ).config
+    with _told(as_) as account:
+        place = _bootstrap(settings)
+        restored = _do(settings, account, work, _Place("bootstrap.source", place.source, place.keyfile))
+    if restored is not None:
+        _tell_of(restored, account, as_, _proven([*account.problems, *restored.differences]))
+    sys.exit(INCOMPLETE if account.incomplete else 0)
+
+
+async def _bring_back(
+    sides: "_Sides", chosen: "Mapping[str, Holdings]", account: "_Account", held: "Lease"
+) -> "Restored":
+    from registry_server.jobs import backup
+    from registry_server.jobs.backup import Restored
+    from registry_server.jobs.transfer import Done
+
+    async for event in backup.restore(sides.archive, chosen, sides.storage, sides.metadata, lease=held):
+        if isinstance(event, Restored):
+            return event
+        if isinstance(event, Done):
+            account.problems += [f"{event.repository}: {problem}" for problem in event.problems]
+        else:
+            account.tell(event)
+    raise AssertionError
+
+
+def _beyond(run: "Run", problems: list[str]) -> list[str]:
+    """What is missing and is not what the run itself could not keep: to try again would not bring that back."""
+    lost = [problem.split()[0] for problem in run.problems]
+    return [problem for problem in problems if not any(digest in problem for digest in lost)]
+
+
+def _proven(problems: list[str]) -> str:
+    return "not all as it was" if problems else "proven to be as it was"
+
+
+def _tell_of(restored: "Restored", account: "_Account", as_: str, verdict: str) -> None:
+    problems = [*account.problems, *restored.differences]
     if as_ == "json":
         click.echo(json.dumps({**asdict(restored), "copied": account.contents, "problems": problems}, indent=2))
-    else:
-        for difference in restored.differences:
-            click.secho(difference, fg="red", err=True)
-        proven = "would be brought back" if dry_run else "not all as it was" if problems else "proven to be as it was"
-        click.echo(
-            f"{restored.repositories} repositories, {restored.tags} tags, {restored.manifests} manifests: {proven}; "
-            f"{account.contents} contents ({_size(account.bytes)}) copied"
-        )
-    sys.exit(INCOMPLETE if problems else 0)
+        return
+    for difference in restored.differences:
+        click.secho(difference, fg="red", err=True)
+    click.echo(
+        f"{restored.repositories} repositories, {restored.tags} tags, {restored.manifests} manifests: {verdict}; "
+        f"{account.contents} contents ({_size(account.bytes)}) copied"
+    )
 
 
 async def _run(archive: "Archive", run_id: str | None) -> "Run":
@@ -292,6 +366,8 @@ class _Account:
     contents: int = 0
     bytes: int = 0
     problems: list[str] = field(default_factory=list)
+    incomplete: bool = False
+    """Whether another try may bring more."""
 
     def tell(self, event: "Planned | Copied | Problem") -> None:
         from registry_server.jobs.backup import Copied, Planned, Problem
@@ -311,7 +387,7 @@ class _Account:
         """Say what there is to do."""
 
     def advance(self, size: int) -> None:
-        """Say how far it is."""
+        """Say how far it is, `size` bytes further."""
 
     def complain(self, text: str) -> None:
         click.secho(text, fg="red", err=True)
@@ -332,10 +408,27 @@ class _Bar(_Account):
         self._progress.update(self._task, advance=size)
 
 
+class _Lines(_Account):
+    """In a log: a line now and then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._planned = 0
+        self._said = time.monotonic()
+
+    def plan(self, planned: "Planned") -> None:
+        self._planned = planned.bytes
+
+    def advance(self, size: int) -> None:  # noqa: ARG002  (all are counted already)
+        if time.monotonic() - self._said > SAY_EVERY:
+            self._said = time.monotonic()
+            click.echo(f"{self.contents} contents so far, {_size(self.bytes)} of {_size(self._planned)}", err=True)
+
+
 @contextmanager
 def _told(as_: str) -> Iterator[_Account]:
     if as_ == "json" or not sys.stderr.isatty():
-        yield _Account()
+        yield _Account() if as_ == "json" else _Lines()
         return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -345,11 +438,23 @@ def _told(as_: str) -> Iterator[_Account]:
         yield _Bar(progress)
 
 
-def _do(settings: Config, account: _Account, work: Callable[[_Sides, _Account], Awaitable[T]]) -> T:
-    """Do it, its faults said in words; ends the program with what they mean."""
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where an archive is, by a key of the configuration."""
+
+    key: str
+    drivers: Destination
+    keyfile: Path | None
+
+
+def _do(
+    settings: Config, account: _Account, work: Callable[[_Sides, _Account], Awaitable[T]], place: _Place | None = None
+) -> T:
+    """Do it, its faults said in words; ends the program with what they mean. Without `place`: `backup`'s."""
+    there = place or _Place("backup.destination", _backup(settings).destination, _backup(settings).keyfile)
 
     async def go() -> T:
-        async with _sides(settings) as sides:
+        async with _sides(settings, there) as sides:
             return await work(sides, account)
 
     with explained():
@@ -358,23 +463,23 @@ def _do(settings: Config, account: _Account, work: Callable[[_Sides, _Account], 
 
 
 @asynccontextmanager
-async def _sides(settings: Config) -> AsyncGenerator[_Sides]:
+async def _sides(settings: Config, place: _Place) -> AsyncGenerator[_Sides]:
     from registry_server.jobs.backup import Archive
     from registry_server.metadata.drivers import open_metadata, prepare
     from registry_server.registry.manifest import understand
     from registry_server.storage import open_storage
 
-    backup = _backup(settings)
-    local = backup.destination.filesystem
+    local = place.drivers.filesystem
     if local is not None and not local.rootdirectory.is_dir():
-        folder = local.rootdirectory
-        raise ConfigError(f"backup.destination.filesystem: {folder}: is no folder; create it, or mount what it is on")
+        raise ConfigError(
+            f"{place.key}.filesystem: {local.rootdirectory}: is no folder; create it, or mount what it is on"
+        )
     prepare(settings.metadata)
     storage = open_storage(settings.storage)
-    archive = open_storage(backup.destination)
+    archive = open_storage(place.drivers)
     metadata = open_metadata(settings.metadata, storage, understand)
     try:
-        yield _Sides(storage, metadata, Archive(archive, _key(backup)))
+        yield _Sides(storage, metadata, Archive(archive, _key(place)))
     finally:
         await metadata.close()
 
@@ -387,17 +492,26 @@ def _backup(settings: Config) -> Backup:
     return settings.backup
 
 
-def _key(backup: Backup) -> bytes | None:
-    if backup.keyfile is None:
+def _bootstrap(settings: Config) -> Bootstrap:
+    if settings.bootstrap is None:
+        raise ConfigError(
+            "bootstrap: is missing; say where the backup is: "
+            "bootstrap: {source: {filesystem: {rootdirectory: /mnt/backup}}}"
+        )
+    return settings.bootstrap
+
+
+def _key(place: _Place) -> bytes | None:
+    if place.keyfile is None:
         return None
+    setting = f"{place.key.partition('.')[0]}.keyfile: {place.keyfile}"
     try:
-        key = backup.keyfile.read_bytes().strip()
+        key = place.keyfile.read_bytes().strip()
     except OSError as error:
-        raise ConfigError(f"backup.keyfile: {backup.keyfile}: {error.strerror}; name a file with the key") from error
+        raise ConfigError(f"{setting}: {error.strerror}; name a file with the key") from error
     if len(key) < SHORTEST_KEY:
         raise ConfigError(
-            f"backup.keyfile: {backup.keyfile}: has less than {SHORTEST_KEY} bytes; make one: "
-            f"openssl rand -hex 32 > {backup.keyfile}"
+            f"{setting}: has less than {SHORTEST_KEY} bytes; make one: openssl rand -hex 32 > {place.keyfile}"
         )
     return key
 

@@ -73,6 +73,8 @@ class ServerHealth:
     """All checks of one configuration."""
 
     def __init__(self, storage: Storage, metadata: Metadata, settings: Health) -> None:
+        self.waiting: str | None = None
+        """What has to happen before the first request is answered."""
         content = Check("storage", "", partial(_look_at_content, storage, metadata), settings.storagedriver)
         self._checks: Sequence[Check] = [
             *([content] if settings.storagedriver.enabled else ()),
@@ -84,7 +86,8 @@ class ServerHealth:
     @property
     def errors(self) -> dict[str, str]:
         """What is wrong, by the kind of the check: whoever asks may not be meant to know what is looked at."""
-        return {check.kind: check.error for check in self._checks if check.error is not None}
+        waiting = {} if self.waiting is None else {"serving": self.waiting}
+        return waiting | {check.kind: check.error for check in self._checks if check.error is not None}
 
     async def watch(self) -> None:
         """Check for ever."""

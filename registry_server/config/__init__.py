@@ -4,7 +4,7 @@ The operator builds a `Config` and dumps it; the server loads it. Every fault of
 it is and what to do.
 """
 
-from registry_server.config.backup import Backup, Destination, Keep
+from registry_server.config.backup import Backup, Bootstrap, Destination, Keep
 from registry_server.config.drivers import DRIVERS, Drivers, Filesystem
 from registry_server.config.follow import FollowedConfig
 from registry_server.config.health import FileCheck, Health, HTTPCheck, StorageCheck, TCPCheck
@@ -45,7 +45,9 @@ from registry_server.config.model import (
 from registry_server.config.notifications import Endpoint, EventAction, EventFormat, Notifications
 from registry_server.config.objectstores import GCS, S3, Azure, AzureCredentials
 from registry_server.config.quotas import Quota
+from registry_server.config.recurring import Recurring, check_schedule, check_time_zone
 from registry_server.config.scalars import Address, format_duration, parse_duration
+from registry_server.config.scrub import Scrub
 
 __all__ = [
     "DRIVERS",
@@ -64,6 +66,7 @@ __all__ = [
     "Azure",
     "AzureCredentials",
     "Backup",
+    "Bootstrap",
     "Config",
     "ConfigError",
     "Debug",
@@ -94,14 +97,18 @@ __all__ = [
     "Prometheus",
     "Quota",
     "ReadOnly",
+    "Recurring",
     "Redirect",
     "Role",
+    "Scrub",
     "Shutdown",
     "Storage",
     "StorageCheck",
     "TCPCheck",
     "Token",
     "UploadPurging",
+    "check_schedule",
+    "check_time_zone",
     "database_url",
     "dump",
     "format_duration",

@@ -1,4 +1,4 @@
-"""Follows the configuration file while serving: `access`, `quotas` and `storage.maintenance.readonly` count at once.
+"""Follows the configuration file while serving: `FOLLOWED` and `storage.maintenance.readonly` count at once.
 
 Everything else does at a start, and the log says so. In a cluster the file is a mounted Secret, which the kubelet
 replaces within a minute or two; each worker of each replica follows it for itself, so no request is lost to a restart.
@@ -7,11 +7,15 @@ replaces within a minute or two; each worker of each replica follows it for itse
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from registry_server.config.loader import ConfigError, load
 from registry_server.config.model import Config
 
 logger = logging.getLogger(__name__)
+
+FOLLOWED: Final = ("access", "quotas", "backup", "scrub")
+"""Blocks that need no start to take effect."""
 
 
 class FollowedConfig:
@@ -50,7 +54,7 @@ class FollowedConfig:
 def _with_followed(old: Config, new: Config) -> Config:
     maintenance = old.storage.maintenance.model_copy(update={"readonly": new.storage.maintenance.readonly})
     storage = old.storage.model_copy(update={"maintenance": maintenance})
-    return old.model_copy(update={"access": new.access, "quotas": new.quotas, "storage": storage})
+    return old.model_copy(update={"storage": storage, **{name: getattr(new, name) for name in FOLLOWED}})
 
 
 def _differing(one: Config, other: Config) -> list[str]:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr, model_validator
 
-from registry_server.config.backup import Backup
+from registry_server.config.backup import Backup, Bootstrap
 from registry_server.config.drivers import Drivers
 from registry_server.config.globs import Glob
 from registry_server.config.headers import check_headers
@@ -21,6 +21,7 @@ from registry_server.config.health import Health, unless_zero
 from registry_server.config.notifications import Notifications
 from registry_server.config.proxy import Proxy
 from registry_server.config.quotas import Quota
+from registry_server.config.recurring import Recurring
 from registry_server.config.scalars import Address, AsText, Duration, ListenAddress, Text
 from registry_server.config.scrub import Scrub
 from registry_server.config.section import Bool, FilePath, Int, Secret, Section
@@ -491,18 +492,17 @@ class Manifests(Section):
     sparse: Literal["none", "indexes", "all"] = "indexes"
 
 
-class GarbageCollection(Section):
+class GarbageCollection(Recurring):
     """What nothing refers to is collected once nobody has pushed it or asked for it for `grace`.
 
     It is kept apart for as long again, and given back to whoever asks for it. A push that takes longer than `grace`
     from its first layer to its manifest has to be done again.
 
-    A server does so by itself an `interval` after the last time, also if that was by another server or by the command;
-    never for 0. With `deleteuntagged` manifests that no tag leads to go as well.
+    A server does so by itself an `interval` after the last time, also if that was by another server or by the command,
+    or by a `schedule`. With `deleteuntagged` manifests that no tag leads to go as well.
     """
 
     grace: Annotated[Duration, Field(ge=timedelta(seconds=1))] = timedelta(hours=24)
-    interval: Annotated[Duration, Field(ge=timedelta(0))] = timedelta(0)
     deleteuntagged: Bool = False
 
 
@@ -549,6 +549,7 @@ class Config(Section):
     quotas: tuple[Quota, ...] = ()
     garbagecollection: GarbageCollection = GarbageCollection()
     backup: Backup | None = None
+    bootstrap: Bootstrap | None = None
     scrub: Scrub = Scrub()
     shutdown: Shutdown = Shutdown()
     proxy: Proxy = Proxy()
@@ -568,21 +569,23 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _backups_are_elsewhere(self) -> Self:
-        if self.backup is None:
-            return self
-        mine, theirs = self.storage.filesystem, self.backup.destination.filesystem
+        if self.backup is not None:
+            self._check_elsewhere("backup.destination", self.backup.destination)
+        if self.bootstrap is not None:
+            self._check_elsewhere("bootstrap.source", self.bootstrap.source)
+        return self
+
+    def _check_elsewhere(self, key: str, archive: Drivers) -> None:
+        mine, theirs = self.storage.filesystem, archive.filesystem
         if mine is not None and theirs is not None:
             here, there = mine.rootdirectory.absolute(), theirs.rootdirectory.absolute()
             if here == there or here in there.parents or there in here.parents:
                 raise ValueError(
-                    f"backup.destination.filesystem: {there} and the registry's {here} are in one another; "
+                    f"{key}.filesystem: {there} and the registry's {here} are in one another; "
                     "a backup has to survive the loss of the registry: name another folder, best on another volume"
                 )
-        elif self.storage.driver == self.backup.destination.driver and _place(self.storage) == _place(
-            self.backup.destination
-        ):
-            raise ValueError("backup.destination: is the registry's own storage; name another bucket or rootdirectory")
-        return self
+        elif self.storage.driver == archive.driver and _place(self.storage) == _place(archive):
+            raise ValueError(f"{key}: is the registry's own storage; name another bucket or rootdirectory")
 
     @model_validator(mode="after")
     def _one_rule_for_indexes(self) -> Self:

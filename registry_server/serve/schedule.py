@@ -6,105 +6,119 @@ several servers one is first.
 
 import asyncio
 import logging
-import os
-import sys
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, NoReturn, Self
 
-from registry_server.config import Config
+from registry_server.config import Config, Recurring
 from registry_server.jobs import backup, garbage, runs, scrub
 from registry_server.jobs.occupancy import storage_time
 from registry_server.metrics import JOB_BYTES, JOB_ENDED, JOB_SECONDS, JOB_SUCCESS, Measured
+from registry_server.serve.command import registry_server
 from registry_server.storage.contract import Aside, StorageError
 
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY: Final = timedelta(minutes=1)
-"""How often to look whether something is due; a hundredth of the shortest interval where that is less."""
-LOWER_PRIORITY: Final = 19
-"""How much the processes yield to those that answer requests (nice(2))."""
+"""How often to look whether something is due, at the least, and how soon to try again what did not even begin; a
+hundredth of an interval that is shorter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Something to be done at an interval."""
+    """Something that recurs."""
 
     name: str
-    interval: timedelta
-    """0 for never."""
+    when: Recurring
     changes: bool
     """Whether it changes what the registry holds, so that it waits while that is read-only."""
     commands: Sequence[Sequence[str]]
     """Of `registry-server`, one after the other, each if the one before went well; the configuration comes last."""
+    immediate: bool = False
+    """Whether the first time is now."""
 
     @classmethod
     def of(cls, config: Config) -> tuple[Self, ...]:
         """The jobs that a configuration has."""
         collection = config.garbagecollection
         untagged = ("--delete-untagged",) if collection.deleteuntagged else ()
-        jobs = [cls(garbage.JOB, collection.interval, True, [("garbage-collect", "--quiet", *untagged)])]
+        jobs = [cls(garbage.JOB, collection, True, [("garbage-collect", "--quiet", *untagged)])]
         if config.backup is not None:
-            jobs.append(cls(backup.JOB, config.backup.interval, False, [("backup", "run"), ("backup", "prune")]))
-        jobs.append(cls(scrub.JOB, config.scrub.interval, True, [("scrub",)]))
+            verified = [("backup", "verify", "--last")] if config.backup.verify else []
+            commands = [("backup", "run"), *verified, ("backup", "prune")]
+            jobs.append(cls(backup.JOB, config.backup, False, commands, config.backup.immediate))
+        jobs.append(cls(scrub.JOB, config.scrub, True, [("scrub",)]))
         return tuple(jobs)
+
+    def wait(self, last: tuple[float, runs.Run | None], now: float) -> float:
+        """Seconds until it is due that ended, or began to be counted, `last`; 0 or less if it is."""
+        if self.immediate and last[1] is None:
+            return 0.0
+        due = self.when.after(datetime.fromtimestamp(last[0], UTC))
+        return math.inf if due is None else due.timestamp() - now
+
+    @property
+    def patience(self) -> float:
+        """Seconds until it is tried again."""
+        return min(LOOK_EVERY, self.when.interval / 100 or LOOK_EVERY).total_seconds()
 
 
 class Schedule:
     """The jobs of one server."""
 
-    def __init__(self, aside: Aside, config_file: Path, jobs: Sequence[Job]) -> None:
+    def __init__(self, aside: Aside, config_file: Path, jobs: Callable[[], Sequence[Job]]) -> None:
+        """`jobs` may give others each time."""
         self._aside = aside
         self._config_file = config_file
         self._jobs = jobs
+        self._changed = asyncio.Event()
+
+    def wake(self) -> None:
+        """Have it look at what `jobs` gives by now."""
+        self._changed.set()
 
     async def run(self, *, read_only: Callable[[], bool], measured: Callable[[Measured], None]) -> NoReturn:
         """Do what is due, for ever; `measured` is told of the last run of each job."""
-        intervals = [job.interval / 100 for job in self._jobs if job.interval]
         while True:
+            pause = LOOK_EVERY.total_seconds()
+            self._changed.clear()
             try:
-                for job in self._jobs:
-                    if job.interval and not (job.changes and read_only()) and await self._is_due(job):
-                        await self._do(job)
+                for job in self._jobs():
+                    if job.when.recurs:
+                        waits = job.changes and read_only()
+                        pause = min(pause, job.patience if waits else await self._take_turn(job))
                 measured(await self._measure())
             except StorageError as error:
                 logger.warning("could not find out which jobs are due: %s", error)
-            await asyncio.sleep(min([LOOK_EVERY, *intervals]).total_seconds())
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._changed.wait()
 
-    async def _is_due(self, job: Job) -> bool:
+    async def _take_turn(self, job: Job) -> float:
+        """Do it if it is due; returns the seconds until the next look."""
+        if (wait := await self._wait(job)) > 0:
+            return wait
+        await self._do(job)
+        return max(await self._wait(job), job.patience)
+
+    async def _wait(self, job: Job) -> float:
         last = await runs.last(self._aside, job.name)
+        now = await storage_time(self._aside)
         if last is None:
             await runs.begin(self._aside, job.name)
-            return False
-        return await storage_time(self._aside) - last[0] >= job.interval.total_seconds()
+        return job.wait(last or (now, None), now)
 
     async def _do(self, job: Job) -> None:
         for command in job.commands:
-            if await self._run(job, command):
+            if not await registry_server(job.name, command, self._config_file):
                 return
 
-    async def _run(self, job: Job, command: Sequence[str]) -> int:
-        """The exit code of a command; what it says goes to the log."""
-        words = [sys.executable, "-m", "registry_server", *command, str(self._config_file)]
-        process = await asyncio.create_subprocess_exec(
-            *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-        )
-        try:
-            with suppress(ProcessLookupError):
-                os.setpriority(os.PRIO_PROCESS, process.pid, LOWER_PRIORITY)
-            said, _ = await process.communicate()
-        finally:
-            if process.returncode is None:
-                process.terminate()
-        for line in said.decode(errors="replace").splitlines():
-            logger.log(logging.WARNING if process.returncode else logging.INFO, "%s: %s", job.name, line)
-        return process.returncode or 0
-
     async def _measure(self) -> Measured:
-        found = {job.name: await runs.last(self._aside, job.name) for job in self._jobs}
+        found = {job.name: await runs.last(self._aside, job.name) for job in self._jobs()}
         known = {name: (last[0], last[1]) for name, last in found.items() if last is not None and last[1] is not None}
         return {
             JOB_ENDED: {(name,): ended for name, (ended, _) in known.items()},

@@ -41,6 +41,7 @@ from registry_server.registry.lists import Pages
 from registry_server.registry.manifest import understand
 from registry_server.registry.quotas import Limit
 from registry_server.registry.rules import Rules
+from registry_server.serve.bootstrap import bootstrapped
 from registry_server.serve.preparation import open_journal, read_certificate
 from registry_server.serve.schedule import Job, Schedule
 from registry_server.serve.shared import Shared
@@ -101,6 +102,7 @@ class Worker:
         self._pull_through = self._open_pull_through(pages)
         self._journal = open_journal(config)
         self._recorder = None if self._journal is None else Recorder(self._journal, config.notifications, self._metrics)
+        self._schedule = Schedule(self._storage.aside, shared.config_file, lambda: Job.of(self._followed.current))
         self._app = self._build_app()
         self._presence = Presence(self._storage.aside, f"{shared.instance}-{index}")
         self._certificate = read_certificate(config)
@@ -112,10 +114,15 @@ class Worker:
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         await self._health.check()
-        if not await self._announced(stop):
+        self._health.waiting = "the server is starting"
+        debug = self._listen_debug()
+        if not await _unless(stop, self._begin()):
+            if debug is not None:
+                debug.retire()
+            await self._presence.leave()
             return
         self._listener = self._listen()
-        debug = self._listen_debug()
+        self._health.waiting = None
         background = [asyncio.create_task(work) for work in self._background()]
         await stop.wait()
         await self._take_leave()
@@ -131,20 +138,17 @@ class Worker:
         await self._metadata.close()
         self._publish()
 
-    async def _announced(self, stop: asyncio.Event) -> bool:
-        """Say so in the storage, and wait for a job that has it for itself; False when told to stop meanwhile."""
-        announcing, stopping = asyncio.create_task(self._presence.announce()), asyncio.create_task(stop.wait())
-        await asyncio.wait((announcing, stopping), return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if not announcing.done():
-            announcing.cancel()
-            await self._presence.leave()
-            return False
-        if isinstance(error := announcing.exception(), StorageError):
+    async def _begin(self) -> None:
+        """Say in the storage that a server uses it, wait for a job that has it for itself, and fill a new registry."""
+        try:
+            await self._presence.announce()
+        except StorageError as error:
             logger.warning("could not say in the storage that a server uses it; trying again: %s", error)
-        elif error is not None:
-            raise error
-        return True
+        if self._shared.config.bootstrap is not None:
+            present = asyncio.create_task(self._presence.keep())
+            leads = self._index == 0
+            await bootstrapped(self._storage.aside, self._shared.config_file, self._health, leads=leads)
+            present.cancel()
 
     def _build_app(self) -> App:
         config = self._followed.current
@@ -246,9 +250,8 @@ class Worker:
         if self._index == 0 and self._shared.config.metadata.sql is not None:
             work.append(self._look_for_what_was_not_imported())
         if self._index == 0:
-            jobs = Schedule(self._storage.aside, self._shared.config_file, Job.of(self._shared.config))
             work.append(self._measure_usage())
-            work.append(jobs.run(read_only=self._read_only, measured=self._metrics.measured))
+            work.append(self._schedule.run(read_only=self._read_only, measured=self._metrics.measured))
         if self._index == 0 and self._pull_through is not None:
             work.append(self._pull_through.housekeep(paused=self._read_only))
         if self._index == 0 and self._journal is not None:
@@ -315,6 +318,7 @@ class Worker:
         self._security.policy = AccessPolicy.from_config(config)
         rules = TagRules.from_config(config)
         self._registry.manifests.immutable = rules.immutable if rules else None
+        self._schedule.wake()
 
     def _reload_certificate(self) -> None:
         """Serve a changed certificate from a new listener, and let the old one finish what it has."""
@@ -352,6 +356,19 @@ class Worker:
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await asyncio.gather(self._listener.close(), *(retired.close() for retired in self._retired))
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Do something to its end; False when told to stop meanwhile. Raises what it does."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not working.done():
+        working.cancel()
+        await asyncio.wait((working,))
+        return False
+    working.result()
+    return True
 
 
 def _end_with_parent() -> None:

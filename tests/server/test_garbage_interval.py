@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from registry_server.config import Recurring
 from registry_server.jobs import runs
 from registry_server.jobs.garbage import JOB
 from registry_server.serve.schedule import Job, Schedule
@@ -102,9 +103,11 @@ def test_none_begins_while_the_registry_is_read_only(tmp_path: Path) -> None:
                 raise LookedOftenEnough
             return True
 
-        job = Job(JOB, timedelta(seconds=1), True, [("garbage-collect",)])
+        job = Job(JOB, Recurring(interval=timedelta(seconds=1)), True, [("garbage-collect",)])
         with pytest.raises(LookedOftenEnough):
-            await Schedule(aside, tmp_path / "no config", [job]).run(read_only=read_only, measured=lambda _: None)
+            await Schedule(aside, tmp_path / "no config", lambda: [job]).run(
+                read_only=read_only, measured=lambda _: None
+            )
         assert abs((await aside.written("runs"))[JOB] - long_ago) < 1
 
     asyncio.run(scenario())

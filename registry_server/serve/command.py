@@ -1,0 +1,36 @@
+"""Jobs of a server, as processes of their own: no request waits for them, and none goes down with them."""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+logger = logging.getLogger(__name__)
+
+LOWER_PRIORITY: Final = 19
+"""How much the processes yield to those that answer requests (nice(2))."""
+
+
+async def registry_server(name: str, command: Sequence[str], config_file: Path) -> bool:
+    """Run a command of `registry-server`; what it says goes to the log, under a name. Whether it went well."""
+    words = [sys.executable, "-m", "registry_server", *command, str(config_file)]
+    process = await asyncio.create_subprocess_exec(
+        *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    assert process.stdout is not None  # noqa: S101, it is a pipe
+    try:
+        with suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, process.pid, LOWER_PRIORITY)
+        async for line in process.stdout:
+            logger.info("%s: %s", name, line.decode(errors="replace").rstrip())
+        code = await process.wait()
+    finally:
+        if process.returncode is None:
+            process.terminate()
+    if code:
+        logger.warning("%s: `registry-server %s` ended with exit code %d", name, " ".join(command), code)
+    return code == 0
