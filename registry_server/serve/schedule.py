@@ -24,8 +24,7 @@ from registry_server.storage.contract import Aside, StorageError
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY: Final = timedelta(minutes=1)
-"""How often to look whether something is due, at the least, and how soon to try again what did not even begin; a
-hundredth of an interval that is shorter."""
+"""How often to look whether something is due, at the least; a hundredth of an interval that is shorter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,7 @@ class Job:
 
     @property
     def patience(self) -> float:
-        """Seconds until it is tried again."""
+        """Seconds until the next look at it, or the next try, at the most."""
         return min(LOOK_EVERY, self.when.interval / 100 or LOOK_EVERY).total_seconds()
 
 
@@ -101,9 +100,9 @@ class Schedule:
     async def _take_turn(self, job: Job) -> float:
         """Do it if it is due; returns the seconds until the next look."""
         if (wait := await self._wait(job)) > 0:
-            return wait
+            return min(wait, job.patience)
         await self._do(job)
-        return max(await self._wait(job), job.patience)
+        return job.patience
 
     async def _wait(self, job: Job) -> float:
         last = await runs.last(self._aside, job.name)

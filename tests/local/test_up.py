@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import os
 import signal
 import socket
@@ -247,6 +248,28 @@ def test_garbage_is_collected_at_its_interval(tmp_path: Path) -> None:
             os.utime(path, (1, 1))
         await_true((data / f".regatta/trash/sha256/{digest[:2]}/{digest}/data").exists)
         assert not blob.exists()
+
+
+def test_a_registry_is_backed_up_to_a_claim_and_another_begins_with_that(tmp_path: Path) -> None:
+    """Signed, at once; the claim is a directory that outlives both."""
+    backups = {"kind": "PersistentVolumeClaim", "apiVersion": "v1", "metadata": {"name": "backups"}, "spec": {}}
+    key = {"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "key"}, "stringData": {"key": "0123456789abcdef"}}
+    signed = {"signingKey": {"name": "key"}}
+    schedule = {"schedule": "15 2 * * *", "timeZone": "Europe/Berlin", "immediate": True}
+    claim = {"name": "backups"}
+    plain = {"tls": {"disabled": {}}}
+    old = registry("old", port=free_port(), backup={"destination": {"claim": claim}, **schedule, **signed}, **plain)
+    source = {"claim": {**claim, "path": "old"}}
+    new = registry("new", port=free_port(), bootstrap={"source": source, **signed}, **plain)
+    file = write(tmp_path / "both.yaml", backups, key, old, new)
+    with up(file, state=tmp_path / "state") as running:
+        # The new one waits for a run, and serves once it is there.
+        running.until("^ready: .*")
+        running.until("^ready: .*")
+        folder = tmp_path / "state/data/default/backups/old/.regatta/backups"
+        assert [json.loads(run.read_text())["signature"] is not None for run in folder.iterdir()] == [True]
+        origin = Path(running.registry("new")["storage"]) / ".regatta/bootstrap"
+        assert json.loads(origin.read_text()) == {"run": next(folder.iterdir()).name, "complete": True}
 
 
 class TestSeveral:

@@ -170,6 +170,22 @@ BAD_SPECS: dict[str, tuple[Json, str]] = {
         {"garbageCollection": {"grace": "5s"}},
         "grace must be ten minutes at least",
     ),
+    "two times for one thing": (
+        {"scrub": {"schedule": "0 4 * * 0", "interval": "24h"}},
+        "schedule and interval say the same",
+    ),
+    "a time zone of nothing": ({"scrub": {"timeZone": "Europe/Berlin"}}, "timeZone is that of a schedule"),
+    "a schedule that is none": ({"scrub": {"schedule": "daily"}}, "as in crontab: 15 2 * * *"),
+    "a backup to nowhere": ({"backup": {"destination": {}}}, "exactly one must be given: claim, s3, gcs or azure"),
+    "a backup without a destination": ({"backup": {}}, "destination"),
+    "a folder outside": (
+        {"backup": {"destination": {"claim": {"name": "backups", "path": "../others"}}}},
+        "must be a folder within the claim",
+    ),
+    "a run that is none": (
+        {"bootstrap": {"source": {"claim": {"name": "backups"}}, "run": "last"}},
+        "must be a run, such as 20261126T020000Z",
+    ),
     "a time that is none": ({"garbageCollection": {"interval": "daily"}}, "must be a time such as 24h"),
     "a quota of nothing": ({"quotas": [{"repositories": [], "tags": 1}]}, "should have at least 1 items"),
     "a pull secret twice": ({"image": {"pullSecrets": [{"name": "a"}, {"name": "a"}]}}, "Duplicate value"),
@@ -222,6 +238,15 @@ class TestChanges:
         """A claim is made once."""
         registries.apply({"storage": {"filesystem": before}})
         assert words in registries.rejection({"storage": {"filesystem": after}})
+
+    def test_a_registry_begins_once(self, registries: Registries) -> None:
+        """A backup is named when it is created; it may be corrected, or removed once all is there."""
+        bootstrap = {"source": {"claim": {"name": "backups"}}}
+        registries.apply({})
+        assert "bootstrap fills a new Registry" in registries.rejection({"bootstrap": bootstrap})
+        registries.apply({"bootstrap": bootstrap}, name="other")
+        registries.apply({"bootstrap": {**bootstrap, "run": "20261126T020000Z"}}, name="other")
+        registries.apply({}, name="other")
 
     def test_naming_the_default_changes_nothing(self, registries: Registries) -> None:
         """What was left out may be said later."""

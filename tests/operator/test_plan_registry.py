@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from registry_operator.api.placement import Placement
 from registry_operator.api.registry import Registry
-from registry_operator.plan import Facts, KeyPair, Login, OwnTls, plan_registry
+from registry_operator.plan import ArchiveSecrets, Facts, KeyPair, Login, OwnTls, plan_registry
 from registry_operator.plan.render import render
 from registry_server import config
 
@@ -24,6 +24,8 @@ POD = Placement(
     tls_directory="/etc/regatta/tls",
     auth_directory="/etc/regatta/auth",
     data_directory="/var/lib/registry",
+    backup_directory="/var/lib/regatta/backup",
+    bootstrap_directory="/var/lib/regatta/bootstrap",
     listen=":5000",
     debug_listen=":5001",
     notice=timedelta(seconds=5),
@@ -35,6 +37,8 @@ PROCESS = Placement(
     tls_directory="/state/tls",
     auth_directory="/state/auth",
     data_directory="/state/data",
+    backup_directory="/state/backup",
+    bootstrap_directory="/state/bootstrap",
     listen="127.0.0.1:5000",
     debug_listen="127.0.0.1:20001",
     notice=timedelta(0),
@@ -59,9 +63,9 @@ def plan(spec: Json | None = None, facts: Facts = FACTS, placement: Placement = 
     return {f"{child['kind']}{child['metadata']['name'].removeprefix('team')}": child for child in children}
 
 
-def settings(spec: Json | None = None, placement: Placement = POD) -> Json:
+def settings(spec: Json | None = None, placement: Placement = POD, facts: Facts = FACTS) -> Json:
     """The server's configuration, as the server reads it."""
-    text = base64.b64decode(plan(spec, placement=placement)["Secret-config"]["data"]["config.yml"])
+    text = base64.b64decode(plan(spec, facts, placement)["Secret-config"]["data"]["config.yml"])
     return dict(yaml.safe_load(text))
 
 
@@ -174,6 +178,154 @@ class TestGarbageCollection:
     def test_without_it_the_server_hears_nothing_of_it(self) -> None:
         assert "garbagecollection" not in settings()
 
+    def test_suspended_it_says_all_but_when(self) -> None:
+        asked = {"interval": "6h", "grace": "12h", "suspend": True}
+        assert settings({"garbageCollection": asked})["garbagecollection"] == {"grace": "12h", "deleteuntagged": False}
+
+
+def backed_up(destination: Json, **more: Any) -> Json:
+    return {"backup": {"destination": destination, **more}}
+
+
+S3_KEYS = ArchiveSecrets({"AWS_ACCESS_KEY_ID": "an id", "AWS_SECRET_ACCESS_KEY": "a secret"})
+GCS_KEY = ArchiveSecrets({"key.json": '{"type": "service_account", "private_key": "a secret"}'})
+AZURE_KEY = ArchiveSecrets({"AZURE_STORAGE_KEY": "a secret"})
+
+
+class TestBackup:
+    """Copies of the registry, and the registry that begins with one."""
+
+    def folder(self, spec: Json, name: str) -> Json:
+        """Where a claim is mounted, and which part of it."""
+        pod = plan(spec)["Deployment"]["spec"]["template"]["spec"]
+        (claim,) = [volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"] if volume["name"] == name]
+        (mount,) = [mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == name]
+        return {**mount, "claim": claim}
+
+    def test_a_claim_s_folder_is_the_registry_s_alone(self) -> None:
+        spec = backed_up({"claim": {"name": "backups"}})
+        assert settings(spec)["backup"]["destination"] == {"filesystem": {"rootdirectory": "/var/lib/regatta/backup"}}
+        assert self.folder(spec, "backup") == {
+            "name": "backup",
+            "claim": "backups",
+            "mountPath": "/var/lib/regatta/backup",
+            "subPath": "team",
+        }
+        spec = backed_up({"claim": {"name": "backups", "path": "fleet/team"}})
+        assert self.folder(spec, "backup")["subPath"] == "fleet/team"
+
+    @pytest.mark.parametrize(
+        ("destination", "secrets", "driver"),
+        [
+            (
+                {"s3": {"bucket": "b", "endpoint": "https://s3.example.com", "credentials": {"name": "keys"}}},
+                S3_KEYS,
+                {
+                    "s3": {
+                        "rootdirectory": "/images/team",
+                        "bucket": "b",
+                        "region": "us-east-1",
+                        "regionendpoint": "https://s3.example.com",
+                        "accesskey": "an id",
+                        "secretkey": "a secret",
+                        "forcepathstyle": False,
+                    }
+                },
+            ),
+            (
+                {"s3": {"bucket": "b", "region": "eu-central-1", "prefix": "mine"}},
+                ArchiveSecrets(),
+                {
+                    "s3": {
+                        "rootdirectory": "mine",
+                        "bucket": "b",
+                        "region": "eu-central-1",
+                        "forcepathstyle": False,
+                    }
+                },
+            ),
+            (
+                {"gcs": {"bucket": "b", "credentials": {"name": "keys"}}},
+                GCS_KEY,
+                {
+                    "gcs": {
+                        "rootdirectory": "/images/team",
+                        "bucket": "b",
+                        "credentials": {"type": "service_account", "private_key": "a secret"},
+                    }
+                },
+            ),
+            (
+                {"azure": {"accountName": "account", "container": "c", "credentials": {"name": "keys"}}},
+                AZURE_KEY,
+                {
+                    "azure": {
+                        "rootdirectory": "/images/team",
+                        "accountname": "account",
+                        "container": "c",
+                        "accountkey": "a secret",
+                    }
+                },
+            ),
+        ],
+        ids=["s3", "s3 by role", "gcs", "azure"],
+    )
+    def test_a_bucket_is_opened_by_its_secret(self, destination: Json, secrets: ArchiveSecrets, driver: Json) -> None:
+        """The keys are in a Secret, as the rest of the configuration, and nowhere else."""
+        facts = replace(FACTS, backup=secrets, bootstrap=secrets)
+        spec = {**backed_up(destination), "bootstrap": {"source": destination}}
+        told = settings(spec, facts=facts)
+        assert told["backup"]["destination"] == told["bootstrap"]["source"] == driver
+        others = {name: child for name, child in plan(spec, facts).items() if name != "Secret-config"}
+        assert "a secret" not in str(others)
+
+    def test_when_it_is_made(self) -> None:
+        to = {"claim": {"name": "backups"}}
+        assert settings(backed_up(to))["backup"]["interval"] == "24h"
+        asked = {"schedule": "15 2 * * *", "timeZone": "Europe/Berlin", "immediate": True, "verify": True}
+        told = settings(backed_up(to, keep={"last": 3, "daily": 7}, **asked))["backup"]
+        assert told == {
+            "schedule": "15 2 * * *",
+            "timezone": "Europe/Berlin",
+            "destination": told["destination"],
+            "keep": {"last": 3, "daily": 7},
+            "immediate": True,
+            "verify": True,
+        }
+        suspended = settings(backed_up(to, schedule="15 2 * * *", suspend=True))["backup"]
+        assert suspended.keys() == {"destination"}
+
+    def test_keys_of_signatures_are_files_beside_the_configuration(self) -> None:
+        claim = {"claim": {"name": "backups"}}
+        spec = {
+            **backed_up(claim, signingKey={"name": "key"}),
+            "bootstrap": {"source": claim, "signingKey": {"name": "older-key"}},
+        }
+        keys = ArchiveSecrets(signing_key="a key"), ArchiveSecrets(signing_key="an older key")
+        facts = replace(FACTS, backup=keys[0], bootstrap=keys[1])
+        told, files = settings(spec, facts=facts), plan(spec, facts)["Secret-config"]["data"]
+        for block, key in (("backup", b"a key"), ("bootstrap", b"an older key")):
+            file = Path(told[block]["keyfile"])
+            assert str(file.parent) == POD.config_directory
+            assert base64.b64decode(files[file.name]) == key
+
+    def test_a_registry_begins_with_a_run(self) -> None:
+        source = {"claim": {"name": "backups", "path": "old-team"}}
+        spec = {"bootstrap": {"source": source, "run": "20261126T020000Z"}}
+        assert settings(spec)["bootstrap"] == {
+            "source": {"filesystem": {"rootdirectory": "/var/lib/regatta/bootstrap"}},
+            "run": "20261126T020000Z",
+        }
+        assert self.folder(spec, "bootstrap")["subPath"] == "old-team"
+        assert plan(spec)["Deployment"]["spec"]["progressDeadlineSeconds"] > 3600, "it takes as long as it takes"
+
+    def test_a_scrub_is_once_a_week_unless_it_says_otherwise(self) -> None:
+        assert settings({"scrub": {}})["scrub"] == {"rate": 20 << 20, "interval": "168h"}
+        assert settings({"scrub": {"rate": "1Mi", "schedule": "0 4 * * 0"}})["scrub"] == {
+            "rate": 1 << 20,
+            "schedule": "0 4 * * 0",
+        }
+
 
 class TestRollout:
     """Pods are replaced for what they can't take up while they run, and for nothing else."""
@@ -196,11 +348,21 @@ class TestRollout:
         """The server reads it at its start."""
         assert self.template(spec) != self.template()
 
-    def test_another_policy_or_quota_does_not(self) -> None:
-        """The server follows them in its configuration."""
-        for spec in ({"access": {"anonymous": "pull"}}, {"quotas": [{"repositories": ["**"], "tags": 5}]}):
-            assert self.template(spec) == self.template()
-            assert plan(spec)["Secret-config"] != plan()["Secret-config"]
+    @pytest.mark.parametrize(
+        "spec",
+        [
+            {"access": {"anonymous": "pull"}},
+            {"quotas": [{"repositories": ["**"], "tags": 5}]},
+            {"scrub": {"schedule": "0 4 * * 0"}},
+            {"backup": {"destination": {"s3": {"bucket": "backups"}}}},
+            {"bootstrap": {"source": {"s3": {"bucket": "backups"}}}},
+        ],
+        ids=["policy", "quota", "scrub", "backup", "bootstrap"],
+    )
+    def test_what_the_server_follows_does_not(self, spec: Json) -> None:
+        """Nor what it looks at in its first life alone."""
+        assert self.template(spec) == self.template()
+        assert plan(spec)["Secret-config"] != plan()["Secret-config"]
 
     def test_another_certificate_or_password_does_not(self) -> None:
         """The server reads them again."""

@@ -16,6 +16,10 @@ class Placement:
     """Holds `htpasswd`, from the logins' Secret."""
     data_directory: str
     """The volume with the registry's content."""
+    backup_directory: str
+    """Where a claim with its backups is mounted."""
+    bootstrap_directory: str
+    """Where a claim with the backup is mounted that it begins with."""
     listen: str
     """`host:port` of the registry's API."""
     debug_listen: str

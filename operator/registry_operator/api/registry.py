@@ -2,12 +2,14 @@
 
 from datetime import datetime
 from importlib.metadata import version
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import ConfigDict, Field, WithJsonSchema
 
+from registry_operator.api.jobs import Backup, Bootstrap, GarbageCollection, Scrub
 from registry_operator.api.kinds import REGISTRY, Kind
 from registry_operator.api.model import Matching, Model, OneOf, Opaque, Rule
+from registry_operator.api.values import AS_SET, ObjectName, QuantityText, SecretReference, map_by
 
 VERSION: Final = version("regatta")
 """Of the operator, and of the registry server that it runs unless `spec.image` says otherwise."""
@@ -15,27 +17,6 @@ VERSION: Final = version("regatta")
 DEFAULT_SIZE: Final = "10Gi"
 DEFAULT_ACCESS_MODES: Final = ("ReadWriteOnce",)
 
-ObjectName = Annotated[
-    str,
-    Field(min_length=1, max_length=253),
-    Matching(
-        r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?",
-        "must be an object's name: lower-case letters, digits, '-' and '.', with a letter or digit at both ends",
-    ),
-]
-QuantityText = Annotated[
-    str,
-    Field(max_length=32),
-    Matching(
-        r"([1-9][0-9]*(\.[0-9]+)?|0\.[0-9]*[1-9][0-9]*)([KMGTPE]i|[kMGTPE])?",
-        "must be a size above zero, such as 10Gi or 500M",
-    ),
-]
-DurationText = Annotated[
-    str,
-    Field(max_length=32),
-    Matching(r"([1-9][0-9]{0,5}[hms]){1,3}", "must be a time such as 24h, 90m or 1h30m"),
-]
 ResourceQuantity = Annotated[
     int | str,
     WithJsonSchema(
@@ -56,21 +37,6 @@ AccessMode = Literal["ReadWriteOnce", "ReadWriteOncePod", "ReadWriteMany"]
 _COMPONENT: Final = r"(\*{1,2}|\*?[a-z0-9._?-]+(\*[a-z0-9._?-]+)*\*?)"
 """One component of a repository's name, with wildcards. No nested repetition, so that matching takes linear time."""
 
-_AS_SET: Final = {"x-kubernetes-list-type": "set"}
-
-
-def _map_by(*keys: str) -> dict[str, Any]:
-    """A list whose items are told apart by some of their fields."""
-    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}
-
-
-class SecretReference(Model):
-    """A Secret in the Registry's namespace."""
-
-    name: ObjectName
-    """Name of the Secret."""
-
-
 # --- storage
 
 
@@ -83,7 +49,7 @@ class FilesystemStorage(Model):
     storage_class_name: Annotated[str, Field(max_length=253)] | None = None
     """Storage class of the claim that is made; the cluster's default class unless given. Fixed once set."""
     access_modes: (
-        Annotated[tuple[AccessMode, ...], Field(min_length=1, max_length=3, json_schema_extra=_AS_SET)] | None
+        Annotated[tuple[AccessMode, ...], Field(min_length=1, max_length=3, json_schema_extra=AS_SET)] | None
     ) = None
     """Access modes of the claim that is made, [ReadWriteOnce] unless given. More than one replica needs ReadWriteMany.
     Fixed once set."""
@@ -191,7 +157,7 @@ Repositories = Annotated[
         ],
         ...,
     ],
-    Field(min_length=1, max_length=32, json_schema_extra=_AS_SET),
+    Field(min_length=1, max_length=32, json_schema_extra=AS_SET),
 ]
 
 
@@ -210,7 +176,7 @@ class Policy(Model):
             ],
             ...,
         ],
-        Field(min_length=1, max_length=32, json_schema_extra=_AS_SET),
+        Field(min_length=1, max_length=32, json_schema_extra=AS_SET),
     ]
     """Who: `anonymous` (everyone, logged in or not), `authenticated` (everyone who has logged in), `user:NAME`."""
     repositories: Repositories
@@ -220,7 +186,7 @@ class Policy(Model):
     """What, by name: `reader` pulls, `writer` pulls and pushes, `maintainer` and `admin` delete as well."""
     actions: (
         Annotated[
-            tuple[Literal["pull", "push", "delete"], ...], Field(min_length=1, max_length=3, json_schema_extra=_AS_SET)
+            tuple[Literal["pull", "push", "delete"], ...], Field(min_length=1, max_length=3, json_schema_extra=AS_SET)
         ]
         | None
     ) = None
@@ -275,23 +241,6 @@ class Quota(Model):
     """How much their blobs and manifests may take, such as 20Gi. What several repositories hold counts in each."""
     tags: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     """How many tags they may have."""
-
-
-class GarbageCollection(Model):
-    """When content that nothing refers to is removed. The registry serves on meanwhile, pushes and deletes included."""
-
-    interval: DurationText = "24h"
-    """How long after a collection the next one begins."""
-    grace: DurationText = "24h"
-    """For how long nobody must have pushed or asked for something before it is taken; it is kept apart for as long
-    again, and given back to whoever asks for it. A push that takes longer has to be done again."""
-    delete_untagged: bool = False
-    """Whether manifests go as well that no tag leads to: by itself, by an index, or as what a signature belongs to."""
-
-    rules: ClassVar = (
-        Rule("duration(self.interval) >= duration('1m')", "interval must be a minute at least"),
-        Rule("duration(self.grace) >= duration('10m')", "grace must be ten minutes at least, as pushes take time"),
-    )
 
 
 class Service(Model):
@@ -430,7 +379,7 @@ class Scheduling(Model):
     topology_spread_constraints: (
         Annotated[
             tuple[TopologySpreadConstraint, ...],
-            Field(max_length=16, json_schema_extra=_map_by("topologyKey", "whenUnsatisfiable")),
+            Field(max_length=16, json_schema_extra=map_by("topologyKey", "whenUnsatisfiable")),
         ]
         | None
     ) = None
@@ -449,7 +398,7 @@ class Image(Model):
     pull_policy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"
     """When nodes pull the image."""
     pull_secrets: (
-        Annotated[tuple[SecretReference, ...], Field(max_length=16, json_schema_extra=_map_by("name"))] | None
+        Annotated[tuple[SecretReference, ...], Field(max_length=16, json_schema_extra=map_by("name"))] | None
     ) = None
     """Secrets with the login for the image."""
 
@@ -491,6 +440,14 @@ class RegistrySpec(Model):
     """How much repositories may take. Without limits a quota measures only, for the metrics."""
     garbage_collection: GarbageCollection | None = None
     """Removal of content that nothing refers to, such as the layers of deleted images. `{}` does so once a day."""
+    backup: Backup | None = None
+    """Copies of all that the registry holds, made while it serves, once a day unless it says otherwise."""
+    scrub: Scrub | None = None
+    """Content read again and compared with its digest: what is damaged is healed from the backup, or kept from
+    clients. `{}` does so once a week."""
+    bootstrap: Bootstrap | None = None
+    """What a new registry begins with: all that a backup has kept. It is brought back before the registry is Ready,
+    and counts for that once; it may be removed then."""
     service: Service = Service()
     """The Service in front of the registry."""
     network_policy: NetworkPolicy = NetworkPolicy()
@@ -513,6 +470,11 @@ class RegistrySpec(Model):
             " || (has(self.storage.filesystem.accessModes) && 'ReadWriteMany' in self.storage.filesystem.accessModes)",
             "replicas above 1 need a volume that several nodes can mount: set storage.filesystem.accessModes to "
             "[ReadWriteMany], with a storage class that offers it, or replicas to 1",
+        ),
+        Rule(
+            "has(oldSelf.bootstrap) || !has(self.bootstrap)",
+            "bootstrap fills a new Registry: name the backup when you create it, or bring something back into this one "
+            "by `registry-server restore` in its pod",
         ),
     )
 
@@ -572,7 +534,7 @@ class RegistryStatus(Model):
 
     observed_generation: int | None = None
     """The generation of the spec that the status speaks of."""
-    conditions: Annotated[tuple[Condition, ...], Field(max_length=16, json_schema_extra=_map_by("type"))] | None = None
+    conditions: Annotated[tuple[Condition, ...], Field(max_length=16, json_schema_extra=map_by("type"))] | None = None
     """Ready, Progressing and Degraded."""
     address: str | None = None
     """`host:port`, as it stands before an image's name."""

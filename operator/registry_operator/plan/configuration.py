@@ -6,7 +6,9 @@ from typing import Final
 
 from registry_operator.api.placement import Placement
 from registry_operator.api.quantity import amount
-from registry_operator.api.registry import Access, GarbageCollection, Policy, Quota, Registry, RegistrySpec
+from registry_operator.api.registry import Access, Policy, Quota, Registry, RegistrySpec
+from registry_operator.plan import jobs
+from registry_operator.plan.facts import Facts
 from registry_server import config
 
 ADMIN: Final = "admin"
@@ -19,7 +21,7 @@ CONFIG_FILE: Final = "config.yml"
 EVERYWHERE: Final = ("**",)
 
 
-def server_config(registry: Registry, placement: Placement) -> config.Config:
+def server_config(registry: Registry, facts: Facts, placement: Placement) -> config.Config:
     """What the server of this Registry is told. Depends on the place in its addresses and paths alone."""
     spec = registry.spec
     told = config.Config(
@@ -43,7 +45,13 @@ def server_config(registry: Registry, placement: Placement) -> config.Config:
     if spec.quotas:
         asked["quotas"] = tuple(map(_quota, spec.quotas))
     if spec.garbage_collection:
-        asked["garbagecollection"] = _garbage_collection(spec.garbage_collection)
+        asked["garbagecollection"] = jobs.garbage_collection(spec.garbage_collection)
+    if spec.backup:
+        asked["backup"] = jobs.backup(spec.backup, registry.metadata, placement, facts.backup)
+    if spec.scrub:
+        asked["scrub"] = jobs.scrub(spec.scrub)
+    if spec.bootstrap:
+        asked["bootstrap"] = jobs.bootstrap(spec.bootstrap, registry.metadata, placement, facts.bootstrap)
     return told.model_copy(update=asked)
 
 
@@ -87,14 +95,6 @@ def _quota(quota: Quota) -> config.Quota:
     if quota.bytes is not None:
         settings["bytes"] = int(amount(quota.bytes))
     return config.Quota.model_validate(settings)
-
-
-def _garbage_collection(settings: GarbageCollection) -> config.GarbageCollection:
-    return config.GarbageCollection(
-        grace=config.parse_duration(settings.grace),
-        interval=config.parse_duration(settings.interval),
-        deleteuntagged=settings.delete_untagged,
-    )
 
 
 def _within(directory: str, name: str) -> Path:

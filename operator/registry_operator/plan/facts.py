@@ -1,5 +1,6 @@
 """What a plan needs to know besides the Registry: found or made by the reconcile, so that the plan itself is pure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from registry_operator.api.registry import DEFAULT_ACCESS_MODES
@@ -31,6 +32,15 @@ class Login:
 
 
 @dataclass(frozen=True, slots=True)
+class ArchiveSecrets:
+    """What opens an archive of backups."""
+
+    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The texts of the Secret with what the store asks for, by key."""
+    signing_key: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """The state of the world as far as a plan depends on it."""
 
@@ -40,3 +50,7 @@ class Facts:
     """Given without `access.htpasswd`."""
     access_modes: tuple[str, ...] = DEFAULT_ACCESS_MODES
     """Of the volume: of the claim that exists, or of the one to be made."""
+    backup: ArchiveSecrets = ArchiveSecrets()
+    """Of `backup.destination`."""
+    bootstrap: ArchiveSecrets = ArchiveSecrets()
+    """Of `bootstrap.source`."""

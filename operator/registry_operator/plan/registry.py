@@ -9,6 +9,7 @@ from typing import Any, Final
 from registry_operator.api.names import REGISTRY_LABEL, child_labels, child_name, label_value
 from registry_operator.api.placement import Placement
 from registry_operator.api.registry import Registry
+from registry_operator.plan import jobs
 from registry_operator.plan.configuration import CONFIG_FILE, DRAIN, server_config
 from registry_operator.plan.facts import Facts, Login, OwnTls
 from registry_operator.plan.render import Manifest, render
@@ -19,6 +20,12 @@ CONFIG, ADMIN_LOGIN, TLS, AUTHORITY, DATA = "-config", "-admin", "-tls", "-ca", 
 
 LOGIN_CHECKED: Final = "regatta.dev/login-checked"
 """Annotation of the generated login's Secret: the digest of a password and hash that match. It spares many a bcrypt."""
+
+UNSETTLED: Final = ("quotas", "backup", "scrub", "bootstrap")
+"""Blocks of the configuration that need no start: followed like `access`, or of no matter to who serves already."""
+
+SOON, WHEN_RESTORED = 300, 86_400
+"""Seconds that a rollout may go on for without any progress: a registry that begins with a backup is long in coming."""
 
 MARGIN_SECONDS: Final = 10
 """Between the moment a server has ended at the latest and the one it is killed at."""
@@ -81,7 +88,7 @@ class _Plan:
 
     @cached_property
     def config(self) -> config.Config:
-        return server_config(self.registry, self.placement)
+        return server_config(self.registry, self.facts, self.placement)
 
     @cached_property
     def config_text(self) -> str:
@@ -96,9 +103,9 @@ class _Plan:
 
     @property
     def config_hash(self) -> str:
-        """Changes with what takes a start to take effect: a running server follows `access` and `quotas`."""
+        """Changes with what takes a start to take effect, unlike what a running server follows."""
         settled = self.config.model_copy(update={"access": None})
-        settled.model_fields_set.discard("quotas")  # as if there were none: they are left out then
+        settled.model_fields_set.difference_update(UNSETTLED)  # as if there were none: they are left out then
         return hashlib.sha256(config.dump(settled).encode()).hexdigest()[:16]
 
     @property
@@ -131,7 +138,9 @@ class _Plan:
         return render("service_account", metadata=self.metadata())
 
     def config_secret(self) -> Manifest:
-        return render("config_secret", metadata=self.metadata(CONFIG), file=CONFIG_FILE, text=self.config_text)
+        keys = {jobs.BACKUP_KEY: self.facts.backup.signing_key, jobs.BOOTSTRAP_KEY: self.facts.bootstrap.signing_key}
+        files = {CONFIG_FILE: self.config_text} | {name: key for name, key in keys.items() if key is not None}
+        return render("config_secret", metadata=self.metadata(CONFIG), files=files)
 
     def login_secret(self, login: Login) -> Manifest:
         checked = {LOGIN_CHECKED: login_digest(login)}
@@ -184,6 +193,9 @@ class _Plan:
             tls_secret=certificate_secret_name(self.registry),
             users_secret=users_secret_name(self.registry),
             claim=claim_name(self.registry),
+            backup=jobs.folder_of(spec.backup.destination if spec.backup else None, self.registry.metadata),
+            bootstrap=jobs.folder_of(spec.bootstrap.source if spec.bootstrap else None, self.registry.metadata),
+            deadline_seconds=WHEN_RESTORED if spec.bootstrap else SOON,
             several_nodes="ReadWriteMany" in self.facts.access_modes,
             grace_seconds=int((self.placement.notice + DRAIN).total_seconds()) + MARGIN_SECONDS,
         )

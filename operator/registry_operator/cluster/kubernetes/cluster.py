@@ -160,6 +160,8 @@ class KubernetesCluster(Cluster):
             tls_directory="/etc/regatta/tls",
             auth_directory="/etc/regatta/auth",
             data_directory="/var/lib/registry",
+            backup_directory="/var/lib/regatta/backup",
+            bootstrap_directory="/var/lib/regatta/bootstrap",
             listen=":5000",
             debug_listen=":5001",
             notice=ENDPOINTS_LAG,

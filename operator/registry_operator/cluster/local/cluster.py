@@ -114,6 +114,8 @@ class LocalCluster:
             tls_directory=str(directory / "tls"),
             auth_directory=str(directory / "auth"),
             data_directory=str(directory / "data"),
+            backup_directory=str(directory / "backup"),
+            bootstrap_directory=str(directory / "bootstrap"),
             listen=f"127.0.0.1:{port}",
             debug_listen=f"127.0.0.1:{self._debug_port(key)}",
             notice=timedelta(0),

@@ -43,9 +43,10 @@ class Volumes:
             if "emptyDir" in volume:
                 self._mount_empty(Path(mount["mountPath"]))
             elif "persistentVolumeClaim" in volume:
-                _link(self._inside(mount), self._claim(namespace, volume["persistentVolumeClaim"]["claimName"]))
+                claim = self._claim(namespace, volume["persistentVolumeClaim"]["claimName"])
+                _link(self._inside(mount, volume), _folder_in(claim, mount))
             else:
-                write_atomically(self._inside(mount), self._content(namespace, volume))
+                write_atomically(self._inside(mount, volume), self._content(namespace, volume))
 
     def refresh(self, namespace: str, pod: Manifest) -> None:
         """Bring the files of Secrets and ConfigMaps up to date. Those whose object has gone stay, as on a node."""
@@ -55,15 +56,17 @@ class Volumes:
             if "emptyDir" in volume or "persistentVolumeClaim" in volume:
                 continue
             try:
-                write_atomically(self._inside(mount), self._content(namespace, volume))
+                write_atomically(self._inside(mount, volume), self._content(namespace, volume))
             except CannotMount:
                 continue
 
-    def _inside(self, mount: Mapping[str, Any]) -> Path:
+    def _inside(self, mount: Mapping[str, Any], volume: Mapping[str, Any]) -> Path:
         """The mount's path, which `Placement` chose inside the state directory."""
         path = Path(mount["mountPath"])
-        if "subPath" in mount:
-            raise CannotMount(f"the mount of {mount['name']} at {path} uses subPath, which local mode does not know")
+        if "subPath" in mount and "persistentVolumeClaim" not in volume:
+            raise CannotMount(
+                f"the mount of {mount['name']} at {path} uses subPath, which local mode knows of claims alone"
+            )
         if ".." in path.parts or not path.is_relative_to(self.state.root / "registries"):
             raise CannotMount(f"the mount of {mount['name']} at {path} is outside of {self.state.root}")
         return path
@@ -110,6 +113,16 @@ class Volumes:
                 yield item["path"], data[item["key"]]
             elif not source.get("optional"):
                 raise CannotMount(f'{key.kind.name.lower()} "{key.name}" has no key {item["key"]}')
+
+
+def _folder_in(claim: Path, mount: Mapping[str, Any]) -> Path:
+    """The folder of a claim that is mounted, made if it is not there, as the kubelet does."""
+    within = PurePosixPath(mount.get("subPath", ""))
+    if within.is_absolute() or ".." in within.parts:
+        raise CannotMount(f"{within} is no path inside the claim")
+    folder = claim / within
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def write_atomically(directory: Path, files: Mapping[str, bytes]) -> None:

@@ -1,6 +1,6 @@
 """One Registry, from what is to what shall be.
 
-observe: tls, accounts, storage ──► plan ──► apply ──► rollout ──► prune ──► status
+observe: tls, accounts, storage, archives ──► plan ──► apply ──► rollout ──► prune ──► status
          each alone may find a Fault: then nothing is changed, and the status says all of them
 """
 
@@ -16,11 +16,12 @@ from registry_operator.api.names import child_name
 from registry_operator.api.placement import Placement
 from registry_operator.api.registry import LoginStatus, Metadata, Registry, RegistryStatus
 from registry_operator.cluster.protocol import Cluster, Key, Manifest
-from registry_operator.plan import Facts, Login, plan_registry
+from registry_operator.plan import ArchiveSecrets, Facts, Login, plan_registry
 from registry_operator.plan.registry import certificate_secret_name, claim_name, users_secret_name
 from registry_operator.reconcile.apply import ensure, find, key_of, prune
 from registry_operator.reconcile.fault import Fault, Faults
 from registry_operator.reconcile.registry.accounts import observe_login
+from registry_operator.reconcile.registry.archives import observe_backup, observe_bootstrap
 from registry_operator.reconcile.registry.rollout import Rollout, read_rollout
 from registry_operator.reconcile.registry.status import Verdict, judge, previous_status, report
 from registry_operator.reconcile.registry.storage import Volume, check_class, observe_volume, phase, storage_status
@@ -66,6 +67,7 @@ class _Reconciliation:
         self.tls: Tls | None = None
         self.login: Login | None = None
         self.volume: Volume | None = None
+        self.backup = self.bootstrap = ArchiveSecrets()
         self.applied = False
         self.deployment: Manifest | None = None
 
@@ -87,12 +89,16 @@ class _Reconciliation:
             self.login = await observe_login(self.cluster, self.registry)
         with self.faults.collected():
             self.volume = await observe_volume(self.cluster, self.registry)
+        with self.faults.collected():
+            self.backup = await observe_backup(self.cluster, self.registry)
+        with self.faults.collected():
+            self.bootstrap = await observe_bootstrap(self.cluster, self.registry)
 
     async def _apply(self) -> None:
         assert self.placement is not None  # noqa: S101, as above
         assert self.tls is not None  # noqa: S101
         assert self.volume is not None  # noqa: S101
-        facts = Facts(own_tls=self.tls.own, login=self.login, access_modes=self.volume.access_modes)
+        facts = Facts(self.tls.own, self.login, self.volume.access_modes, self.backup, self.bootstrap)
         desired = plan_registry(self.registry, facts, self.placement)
         with self.faults.collected():
             for child in desired:

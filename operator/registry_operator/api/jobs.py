@@ -1,0 +1,197 @@
+"""What a registry does by itself: collect garbage, back up, scrub; and the backup that a new one begins with."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from registry_operator.api.model import Matching, Model, OneOf, Rule
+from registry_operator.api.values import DurationText, ObjectName, QuantityText, Schedule, SecretReference, TimeZone
+
+_RECURRING: tuple[Rule, ...] = (
+    Rule("!(has(self.schedule) && has(self.interval))", "schedule and interval say the same: remove one of them"),
+    Rule("!has(self.timeZone) || has(self.schedule)", "timeZone is that of a schedule: give schedule, or remove it"),
+)
+
+
+class Recurring(Model):
+    """Something that recurs. The servers do it themselves, one of them at a time, in a process beside those that
+    answer requests."""
+
+    schedule: Schedule | None = None
+    """When, as in crontab: `15 2 * * *` is a quarter past two each night. What was missed, as nothing ran then, is
+    made up for at once."""
+    time_zone: TimeZone | None = None
+    """The time zone of `schedule`, UTC unless given."""
+    interval: DurationText | None = None
+    """Instead of `schedule`: how long after the last time."""
+    suspend: bool = False
+    """Whether none begins for now; all else stays as it is."""
+
+    rules: ClassVar = _RECURRING
+
+
+class GarbageCollection(Recurring):
+    """When content that nothing refers to is removed. The registry serves on meanwhile, pushes and deletes included.
+    Once a day, unless `schedule` or `interval` says otherwise."""
+
+    grace: DurationText = "24h"
+    """For how long nobody must have pushed or asked for something before it is taken; it is kept apart for as long
+    again, and given back to whoever asks for it. A push that takes longer has to be done again."""
+    delete_untagged: bool = False
+    """Whether manifests go as well that no tag leads to: by itself, by an index, or as what a signature belongs to."""
+
+    rules: ClassVar = (
+        *_RECURRING,
+        Rule("!has(self.interval) || duration(self.interval) >= duration('1m')", "interval must be a minute at least"),
+        Rule("duration(self.grace) >= duration('10m')", "grace must be ten minutes at least, as pushes take time"),
+    )
+
+
+class Scrub(Recurring):
+    """When all content is read again and compared with its digest. Once a week, unless `schedule` or `interval` says
+    otherwise."""
+
+    rate: QuantityText = "20Mi"
+    """How many bytes a second are read."""
+
+
+# --- where copies are
+
+
+class ClaimArchive(Model):
+    """A folder of a PersistentVolumeClaim in the Registry's namespace, on other disks than the registry's own."""
+
+    name: ObjectName
+    """Name of the claim. Where replicas are on several nodes it has to be ReadWriteMany."""
+    path: (
+        Annotated[
+            str,
+            Field(max_length=255),
+            Matching(
+                r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*",
+                "must be a folder within the claim, such as registries/team",
+            ),
+        ]
+        | None
+    ) = None
+    """The folder, for this registry alone; the Registry's name unless given."""
+
+
+class _Bucket(Model):
+    bucket: Annotated[str, Field(min_length=1, max_length=255)]
+    """Name of the bucket."""
+    prefix: Annotated[str, Field(max_length=512)] | None = None
+    """What the names of the objects begin with, for this registry alone; NAMESPACE/NAME of the Registry unless
+    given."""
+
+
+class S3Archive(_Bucket):
+    """A bucket of S3, or of what speaks its protocol."""
+
+    region: Annotated[str, Field(min_length=1, max_length=64)] = "us-east-1"
+    """Region of the bucket."""
+    endpoint: (
+        Annotated[
+            str,
+            Field(max_length=512),
+            Matching(r"https?://[^/\s]+(/\S*)?", "must be a URL, such as https://s3.example.com"),
+        ]
+        | None
+    ) = None
+    """Where the protocol is spoken, for what is not AWS."""
+    force_path_style: bool = False
+    """Whether the bucket is named in the path rather than in the host's name, as many a server other than AWS wants
+    it."""
+    credentials: SecretReference | None = None
+    """A Secret with `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`; the node's role unless given."""
+
+
+class GCSArchive(_Bucket):
+    """A bucket of Google Cloud Storage."""
+
+    credentials: SecretReference | None = None
+    """A Secret with `key.json`, the key of a service account; the node's identity unless given."""
+
+
+class AzureArchive(Model):
+    """A container of Azure Blob Storage."""
+
+    account_name: Annotated[
+        str, Matching(r"[a-z0-9]{3,24}", "must be 3 to 24 lower-case letters and digits, as accounts are named")
+    ]
+    """Name of the storage account."""
+    container: Annotated[str, Field(min_length=1, max_length=64)]
+    """Name of the container."""
+    prefix: Annotated[str, Field(max_length=512)] | None = None
+    """What the names of the blobs begin with, for this registry alone; NAMESPACE/NAME of the Registry unless given."""
+    credentials: SecretReference
+    """A Secret with `AZURE_STORAGE_KEY`, the account's key."""
+
+
+class Archive(OneOf):
+    """Where copies are. Exactly one member is given."""
+
+    claim: ClaimArchive | None = None
+    """A folder of a PersistentVolumeClaim."""
+    s3: S3Archive | None = None
+    """A bucket of S3, or of what speaks its protocol."""
+    gcs: GCSArchive | None = None
+    """A bucket of Google Cloud Storage."""
+    azure: AzureArchive | None = None
+    """A container of Azure Blob Storage."""
+
+    @property
+    def credentials(self) -> SecretReference | None:
+        """The Secret with what the store asks for."""
+        store = self.s3 or self.gcs or self.azure
+        return store.credentials if store else None
+
+
+# --- what is done with them
+
+
+class Keep(Model):
+    """Which runs are kept: the last ones, and the last of each of the latest hours, days, weeks and months. A run is
+    kept if any of them keeps it."""
+
+    last: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """How many of the last runs."""
+    hourly: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """For how many hours the last run of each."""
+    daily: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """For how many days the last run of each."""
+    weekly: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """For how many weeks the last run of each."""
+    monthly: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """For how many months the last run of each."""
+
+
+class Backup(Recurring):
+    """When copies are made of all that the registry holds, where they go, and how long they are kept. Once a day,
+    unless `schedule` or `interval` says otherwise."""
+
+    destination: Archive
+    """Where copies go. A content is copied once, whatever the number of runs."""
+    keep: Keep | None = None
+    """Which runs are kept; all of them unless given."""
+    immediate: bool = False
+    """Whether the first run begins as soon as the registry serves."""
+    verify: bool = False
+    """Whether all that a run has kept is read again each time."""
+    signing_key: SecretReference | None = None
+    """A Secret with `key`, 16 bytes at least, by which runs are signed: only such are brought back."""
+
+
+class Bootstrap(Model):
+    """The backup that a new registry begins with."""
+
+    source: Archive
+    """Where the copies are: `backup.destination` of the Registry that they are of. Without a path or prefix, that
+    which a Registry of this name and namespace has."""
+    run: (
+        Annotated[str, Field(max_length=16), Matching(r"[0-9]{8}T[0-9]{6}Z", "must be a run, such as 20261126T020000Z")]
+        | None
+    ) = None
+    """Which run; the last one unless given."""
+    signing_key: SecretReference | None = None
+    """A Secret with the `key` by which runs are signed."""
