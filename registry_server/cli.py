@@ -17,6 +17,7 @@ from registry_server import __version__
 from registry_server.cli_backup import backup_group, bootstrap, restore
 from registry_server.cli_garbage import garbage_collect
 from registry_server.cli_metadata import metadata_group
+from registry_server.cli_retention import retention
 from registry_server.cli_scrub import scrub
 from registry_server.cli_usage import usage
 from registry_server.config import SQL, Action, Auth, Config, ConfigError, Storage, load
@@ -145,6 +146,7 @@ def _password() -> str:
 
 main.add_command(metadata_group)
 main.add_command(usage)
+main.add_command(retention)
 main.add_command(garbage_collect)
 main.add_command(backup_group)
 main.add_command(restore)

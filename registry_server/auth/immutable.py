@@ -5,15 +5,11 @@ The registry asks before it points a tag elsewhere or takes it away.
 
 import re
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Self
 
+from registry_server import versions
 from registry_server.config import Config, ImmutableTags
 from registry_server.config.globs import compile_globs, translate
-
-_VERSION: Final = re.compile(
-    r"v?(?:0|[1-9]\d*)\.(?:0|[1-9]\d*)\.(?:0|[1-9]\d*)(?:-[0-9A-Za-z.-]+)?(?:_[0-9A-Za-z._-]+)?", re.ASCII
-)
-"""A whole version of Semantic Versioning 2.0. A tag has no `+`, so `_` leads the build, as Helm writes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +22,7 @@ class Rule:
 
     @classmethod
     def of(cls, rule: ImmutableTags) -> Self:
-        tags = [*map(translate, rule.tags or ()), *([_VERSION.pattern] if rule.semver else [])]
+        tags = [*map(translate, rule.tags or ()), *([versions.PATTERN.pattern] if rule.semver else [])]
         return cls(
             repositories=compile_globs(rule.repositories),
             tags=re.compile("|".join(tags), re.ASCII),

@@ -46,6 +46,7 @@ from registry_server.config.notifications import Endpoint, EventAction, EventFor
 from registry_server.config.objectstores import GCS, S3, Azure, AzureCredentials
 from registry_server.config.quotas import Quota
 from registry_server.config.recurring import Recurring, check_schedule, check_time_zone
+from registry_server.config.retention import KeepTags, Retention, RetentionRule
 from registry_server.config.scalars import Address, format_duration, parse_duration
 from registry_server.config.scrub import Scrub
 
@@ -85,6 +86,7 @@ __all__ = [
     "Htpasswd",
     "ImmutableTags",
     "Keep",
+    "KeepTags",
     "Kubernetes",
     "Layout",
     "Loaded",
@@ -99,6 +101,8 @@ __all__ = [
     "ReadOnly",
     "Recurring",
     "Redirect",
+    "Retention",
+    "RetentionRule",
     "Role",
     "Scrub",
     "Shutdown",

@@ -22,6 +22,7 @@ from registry_server.config.notifications import Notifications
 from registry_server.config.proxy import Proxy
 from registry_server.config.quotas import Quota
 from registry_server.config.recurring import Recurring
+from registry_server.config.retention import Retention, TagGlob
 from registry_server.config.scalars import Address, AsText, Duration, ListenAddress, Text
 from registry_server.config.scrub import Scrub
 from registry_server.config.section import Bool, FilePath, Int, Secret, Section
@@ -437,15 +438,6 @@ class Policy(Section):
         return self
 
 
-_TAG_GLOB = re.compile(r"[A-Za-z0-9._*?-]+")
-
-
-def _tag_glob(glob: str) -> str:
-    if not _TAG_GLOB.fullmatch(glob):
-        raise ValueError("must be tags with * and ? as wildcards, for example v*")
-    return glob
-
-
 class ImmutableTags(Section):
     """Tags that, once pushed, neither move nor go: those that match one of `tags`, but none of `exclude`.
 
@@ -453,9 +445,9 @@ class ImmutableTags(Section):
     """
 
     repositories: Annotated[tuple[Glob, ...], Field(min_length=1)]
-    tags: Annotated[tuple[Annotated[Text, AfterValidator(_tag_glob)], ...], Field(min_length=1)] | None = None
+    tags: Annotated[tuple[TagGlob, ...], Field(min_length=1)] | None = None
     semver: Bool = False
-    exclude: tuple[Annotated[Text, AfterValidator(_tag_glob)], ...] = ()
+    exclude: tuple[TagGlob, ...] = ()
 
     @model_validator(mode="after")
     def _some_tags(self) -> Self:
@@ -547,6 +539,7 @@ class Config(Section):
     access: Access | None = None
     manifests: Manifests = Manifests()
     quotas: tuple[Quota, ...] = ()
+    retention: Retention | None = None
     garbagecollection: GarbageCollection = GarbageCollection()
     backup: Backup | None = None
     bootstrap: Bootstrap | None = None

@@ -61,6 +61,15 @@ class Tagged:
 
 
 @dataclass(frozen=True, slots=True)
+class Dated:
+    """A tag as it was pointed to a manifest."""
+
+    digest: Digest
+    at: float
+    """When: seconds since 1970 by the clock of the driver."""
+
+
+@dataclass(frozen=True, slots=True)
 class Holdings:
     """All that a repository holds; each digest with the canonical one of its content."""
 
@@ -127,6 +136,15 @@ class Metadata(Protocol):
 
     async def untag(self, repository: str, tag: str) -> bool:
         """False where there was no such tag."""
+
+    async def dated_tags(self, repository: str) -> Mapping[str, Dated]:
+        """All tags that lead to a manifest which the repository holds."""
+
+    async def untag_old(self, repository: str, tag: str, found: Dated) -> bool:
+        """Take away a tag that is still as it was found, a minute ago at the least; False where it has moved.
+
+        One that is pushed in this very moment stays, or is there again at once.
+        """
 
     async def tags(self, repository: str, *, after: str, limit: int) -> Sequence[str] | None:
         """At most `limit` tags in ASCII order that come after `after`; None for a repository that does not exist."""

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from registry_server.metadata.contract import Descriptor, Holdings, LinkedBlob, LinkedManifest, Tagged, Usage
+from registry_server.metadata.contract import Dated, Descriptor, Holdings, LinkedBlob, LinkedManifest, Tagged, Usage
 from registry_server.parallel import in_parallel
 from registry_server.reference import ALGORITHMS, CANONICAL, Digest, InvalidDigest, is_repository, is_tag
 from registry_server.storage.contract import Storage
@@ -109,6 +109,28 @@ class LayoutMetadata:
     async def untag(self, repository: str, tag: str) -> bool:
         return await self._storage.remove(f"{_tags(repository)}/{tag}")
 
+    async def dated_tags(self, repository: str) -> Mapping[str, Dated]:
+        tags = await self._tags(repository) or ()
+        found = await in_parallel(lambda tag: self._dated(repository, tag), tags)
+        return {tag: dated for tag, dated in zip(tags, found, strict=True) if dated is not None}
+
+    async def untag_old(self, repository: str, tag: str, found: Dated) -> bool:
+        # A push writes the index first and `current` then. So whoever pushes while `current` goes has left a sign in
+        # the index, or writes `current` after that.
+        indexed = await self._indexed(repository, tag)
+        if await self._dated(repository, tag) != found:
+            return False
+        current = _tag_current(repository, tag)
+        await self._storage.remove(_folder(current))
+        for digest in await self._indexed(repository, tag):
+            if (await self._storage.modified(_tag_index(repository, tag, digest)) or 0.0) > found.at:
+                await self._storage.create(current, str(digest).encode())
+                return False
+        for digest in indexed:
+            await self._storage.remove(_folder(_tag_index(repository, tag, digest)))
+        await self._storage.prune(f"{_tags(repository)}/{tag}")
+        return True
+
     async def tags(self, repository: str, *, after: str, limit: int) -> Sequence[str] | None:
         tags = await self._tags(repository)
         if tags is None:
@@ -197,6 +219,15 @@ class LayoutMetadata:
 
     async def _tagged(self, repository: str, tag: str) -> Digest | None:
         return _target(await self._storage.read(_tag_current(repository, tag)))
+
+    async def _dated(self, repository: str, tag: str) -> Dated | None:
+        at = await self._storage.modified(_tag_current(repository, tag))
+        target = await self.tagged(repository, tag)
+        return None if at is None or target is None else Dated(target.digest, at)
+
+    async def _indexed(self, repository: str, tag: str) -> list[Digest]:
+        """What a tag has pointed to, and is about to."""
+        return await self._digests(f"{_tags(repository)}/{tag}/index")
 
     async def _tags(self, repository: str) -> list[str] | None:
         """All tags in ASCII order; None for a repository that does not exist."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, NoReturn, Self
 
 from registry_server.config import Config, Recurring
-from registry_server.jobs import backup, garbage, runs, scrub
+from registry_server.jobs import backup, garbage, retention, runs, scrub
 from registry_server.jobs.occupancy import storage_time
 from registry_server.metrics import JOB_BYTES, JOB_ENDED, JOB_SECONDS, JOB_SUCCESS, Measured
 from registry_server.serve.command import registry_server
@@ -46,6 +46,8 @@ class Job:
         collection = config.garbagecollection
         untagged = ("--delete-untagged",) if collection.deleteuntagged else ()
         jobs = [cls(garbage.JOB, collection, True, [("garbage-collect", "--quiet", *untagged)])]
+        if config.retention is not None:
+            jobs.insert(0, cls(retention.JOB, config.retention, True, [("retention", "--quiet")]))
         if config.backup is not None:
             verified = [("backup", "verify", "--last")] if config.backup.verify else []
             commands = [("backup", "run"), *verified, ("backup", "prune")]

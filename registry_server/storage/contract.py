@@ -184,6 +184,9 @@ class Storage(Protocol):
     async def exists(self, path: str) -> bool:
         """Whether there is a file or folder."""
 
+    async def modified(self, path: str) -> float | None:
+        """When a small file was written: seconds since 1970 by the storage's clock; None where there is none."""
+
     async def first_existing(self, paths: Sequence[str]) -> int | None:
         """The index of the first of many paths at which there is something."""
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from tests.e2e.harness.namespaces import Namespace
 from tests.e2e.harness.product import Product, Release
 from tests.e2e.harness.registries import LiveRegistry
-from tests.operator.kube import eventually
 
 OFTEN = {"garbageCollection": {"interval": "1m", "grace": "10m", "deleteUntagged": True}}
 
@@ -17,11 +16,6 @@ def test_garbage_is_collected_in_the_pod(
     (pod,) = registry.pods()
     with registry.client() as client:
         client.push_random("team/app:1")
-
-        def said() -> bool:
-            lines = registry.namespace.kubectl("logs", pod["metadata"]["name"]).splitlines()
-            return any("garbage-collect: 1 repositories with 1 manifests: no garbage" in line for line in lines)
-
-        eventually(said, within=180)
+        registry.await_log("garbage-collect: 1 repositories with 1 manifests: no garbage", within=180)
         client.validate("team/app:1")
     assert [one["metadata"]["uid"] for one in registry.pods()] == [pod["metadata"]["uid"]]

@@ -27,7 +27,7 @@ def test_its_registries_become_ready(
     tmp_path: Path,
 ) -> None:
     namespace = new_namespace("sample")
-    _prepare(sample.stem, namespace, tmp_path)
+    _prepare(sample.stem, namespace, product, tmp_path)
     objects = [each for each in yaml.safe_load_all(sample.read_text()) if each]
     registries = [each for each in objects if each["kind"] == "Registry"]
     for registry in registries:
@@ -37,15 +37,17 @@ def test_its_registries_become_ready(
         live = LiveRegistry(namespace, registry["metadata"]["name"])
         live.await_ready()
         assert len(live.pods()) == registry["spec"].get("replicas", 1)
-        live.delete()
+        namespace.kubectl("delete", "registry", live.name, "--wait=false")
 
 
-def _prepare(sample: str, namespace: Namespace, folder: Path) -> None:
+def _prepare(sample: str, namespace: Namespace, product: Product, folder: Path) -> None:
     """Makes what the sample's comments ask for."""
     match sample:
         case "existing-claim":
             claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
             namespace.apply(_object("PersistentVolumeClaim", "old-registry-data", claim))
+        case "bootstrap":
+            _back_up(namespace, product)
         case "tls-secret":
             Authority(folder).issue()
             files = f"--cert={folder / 'server.crt'}", f"--key={folder / 'server.key'}"
@@ -55,6 +57,17 @@ def _prepare(sample: str, namespace: Namespace, folder: Path) -> None:
             nodes = namespace.get("nodes", f"--selector=!{ZONE}")["items"]
             for node in nodes:
                 namespace.kubectl("label", "node", node["metadata"]["name"], f"{ZONE}=tests")
+
+
+def _back_up(namespace: Namespace, product: Product) -> None:
+    """Applies the sample of a backup, and leaves its claim behind with what is asked for at once."""
+    claim, registry = yaml.safe_load_all((ROOT / "manifests/samples/backup.yaml").read_text())
+    registry["spec"] = product.spec | registry["spec"]
+    namespace.apply(claim, registry)
+    archived = LiveRegistry(namespace, registry["metadata"]["name"])
+    archived.await_ready()
+    archived.await_log("backup: run ")
+    archived.delete()
 
 
 def _object(kind: str, name: str, spec: Json) -> Json:

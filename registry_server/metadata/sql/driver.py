@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
-from registry_server.metadata.contract import Descriptor, Holdings, LinkedBlob, LinkedManifest, Tagged, Usage
+from registry_server.metadata.contract import Dated, Descriptor, Holdings, LinkedBlob, LinkedManifest, Tagged, Usage
 from registry_server.metadata.sql.database import Database, Overtaken, Query
 from registry_server.metadata.sql.schema import (
     blob_aliases,
@@ -97,6 +97,12 @@ _TAGGED = (
     .join(tags, tags.c.manifest_id == manifests.c.id)
     .join(repositories, repositories.c.id == tags.c.repository_id)
     .where(_OF_REPOSITORY, tags.c.name == bindparam("tag", type_=String))
+)
+_DATED = (
+    select(tags.c.name, manifests.c.digest, tags.c.updated_at)
+    .join(manifests, manifests.c.id == tags.c.manifest_id)
+    .join(repositories, repositories.c.id == tags.c.repository_id)
+    .where(_OF_REPOSITORY)
 )
 # What follows is read in the order of an index, and no further than its limit. A join or an EXISTS, which a planner may
 # turn into one, would let it collect and sort everything first.
@@ -260,6 +266,28 @@ class SqlMetadata:
         def work(connection: Connection) -> bool:
             of_repository = select(repositories.c.id).where(repositories.c.name == repository).scalar_subquery()
             statement = delete(tags).where(tags.c.repository_id == of_repository, tags.c.name == tag)
+            return connection.execute(statement).rowcount > 0
+
+        return await self._database.write(work)
+
+    async def dated_tags(self, repository: str) -> Mapping[str, Dated]:
+        rows = await self._database.read(
+            lambda connection: connection.execute(_DATED, {"repository": repository}).all()
+        )
+        return {tag: Dated(Digest.parse(digest), at / 1000) for tag, digest, at in rows}
+
+    async def untag_old(self, repository: str, tag: str, found: Dated) -> bool:
+        def work(connection: Connection) -> bool:
+            locked = _locked(connection, repository, found.digest)
+            if locked is None:
+                return False
+            repository_id, manifest_id = locked
+            statement = delete(tags).where(
+                tags.c.repository_id == repository_id,
+                tags.c.name == tag,
+                tags.c.manifest_id == manifest_id,
+                tags.c.updated_at == round(found.at * 1000),
+            )
             return connection.execute(statement).rowcount > 0
 
         return await self._database.write(work)

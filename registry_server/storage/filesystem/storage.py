@@ -142,6 +142,12 @@ class FilesystemStorage:
     async def exists(self, path: str) -> bool:
         return os.path.exists(f"{self.root}/{path}")
 
+    async def modified(self, path: str) -> float | None:
+        try:
+            return os.stat(f"{self.root}/{path}").st_mtime
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
     async def first_existing(self, paths: Sequence[str]) -> int | None:
         def search() -> int | None:
             return next((i for i, path in enumerate(paths) if os.path.exists(f"{self.root}/{path}")), None)

@@ -140,6 +140,10 @@ class ObjectStorage:
                 return True
         return await self.bucket.size(key) is not None
 
+    async def modified(self, path: str) -> float | None:
+        found = await self.bucket.entry(f"{self.root}/{path}")
+        return None if found is None else found.changed
+
     async def first_existing(self, paths: Sequence[str]) -> int | None:
         async def is_there(path: str) -> bool:
             return await self.bucket.size(f"{self.root}/{path}") is not None

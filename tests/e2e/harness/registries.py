@@ -2,6 +2,7 @@
 
 import base64
 import json
+import ssl
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,11 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from tests.e2e.harness.namespaces import Json, Namespace
 from tests.e2e.harness.product import Product
 from tests.e2e.harness.tunnel import tunnel
 from tests.fixtures.images import Descriptor, make_oci_layout
 from tests.fixtures.processes import run
+from tests.operator.kube import eventually
 from tests.toolchain import tool
 
 
@@ -98,6 +102,16 @@ class LiveRegistry:
         """Its pods that are not going."""
         return self.namespace.pods(f"{self.selector},app.kubernetes.io/name=registry")
 
+    def await_log(self, said: str, *, within: float = 120) -> str:
+        """Waits until a pod has said something; returns the first line with that."""
+
+        def line() -> str | None:
+            names = [pod["metadata"]["name"] for pod in self.pods()]
+            lines = [line for name in names for line in self.namespace.kubectl("logs", name).splitlines()]
+            return next((line for line in lines if said in line), None)
+
+        return str(eventually(line, within=within))
+
     # --- How it is used ---
 
     @contextmanager
@@ -115,6 +129,25 @@ class LiveRegistry:
             auths = {address: {"auth": (login or self.login).basic}}
             (home / "config.json").write_text(json.dumps({"auths": auths}))
             yield Client(address, proxy, home)
+
+    @contextmanager
+    def http(self) -> Iterator[httpx.Client]:
+        """A client on this machine that shows the protocol as it is, logged in as `client` is."""
+        address, login = self.address, self.login
+        trust = ssl.create_default_context(cadata=self.authority.decode())
+        with (
+            self.namespace.cluster.reach(self.namespace.name, self.name, int(address.rpartition(":")[2])) as target,
+            tunnel(target) as proxy,
+            httpx.Client(
+                base_url=f"https://{address}",
+                proxy=proxy,
+                verify=trust,
+                auth=(login.username, login.password),
+                timeout=60,
+                trust_env=False,
+            ) as client,
+        ):
+            yield client
 
     def pull_secret(self, name: str = "pull", *, address: str | None = None, login: Login | None = None) -> Json:
         """A Secret by which pods pull from it, by `address` or the one for nodes; ready to be applied."""
