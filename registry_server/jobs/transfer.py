@@ -15,6 +15,7 @@ from registry_server.metadata.layout import LayoutMetadata
 from registry_server.reference import CANONICAL, Digest
 from registry_server.registry.manifest import understand
 from registry_server.storage.contract import Storage
+from registry_server.versions import natural
 
 T = TypeVar("T")
 
@@ -182,7 +183,8 @@ class _Repository:
             for tag, digest in self._wanted.tags.items()
             if held.tags.get(tag) != digest and (digest in linked or digest in held.manifests)
         }
-        for chunk in _chunks(sorted(tags.items())):
+        # In the order in which people count, as the later ones count as the newer ones from now on.
+        for chunk in _chunks(sorted(tags.items(), key=lambda one: natural(one[0]))):
             await self._target.link_manifests(self._name, [], tags=dict(chunk))
             self._done.tags += len(chunk)
 

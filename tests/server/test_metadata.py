@@ -1,6 +1,8 @@
 """The metadata contract: what every driver must do, on link files and on each database, asked without HTTP."""
 
 import asyncio
+import random
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -12,6 +14,7 @@ from registry_server.config import Metadata
 from registry_server.metadata.contract import Descriptor, Holdings, LinkedBlob, Tagged
 from registry_server.metadata.contract import Metadata as Driver
 from registry_server.metadata.drivers import open_metadata, prepare
+from registry_server.metadata.layout import LayoutMetadata
 from registry_server.reference import Digest
 from registry_server.registry.manifest import understand
 from registry_server.storage.filesystem import FilesystemStorage
@@ -170,6 +173,89 @@ class TestManifests:
         assert not world.ask(world.driver.untag("none", "v1"))
         assert world.ask(world.driver.linked_manifest("app", digest)) == digest
         assert world.tags("app") == []
+
+    def test_tags_say_when_they_were_pushed(self, world: World) -> None:
+        before = time.time()
+        digest = world.link("app", index(), "v1", "v2")
+        found = world.ask(world.driver.dated_tags("app"))
+        assert {tag: dated.digest for tag, dated in found.items()} == {"v1": digest, "v2": digest}
+        assert all(before - 1 < dated.at < time.time() + 1 for dated in found.values())
+        assert world.ask(world.driver.dated_tags("none")) == {}
+
+    def test_a_tag_goes_if_it_is_still_as_it_was(self, world: World) -> None:
+        first, second = index(), index(annotations={"number": "2"})
+        kept = world.link("app", first, "v1", "v2")
+        found = world.ask(world.driver.dated_tags("app"))
+        world.link("app", second, "v1")
+        assert not world.ask(world.driver.untag_old("app", "v1", found["v1"])), "it leads elsewhere"
+        assert not world.ask(world.driver.untag_old("app", "none", found["v1"]))
+        assert world.ask(world.driver.untag_old("app", "v2", found["v2"]))
+        assert world.tags("app") == ["v1"]
+        assert world.ask(world.driver.linked_manifest("app", kept)) == kept
+
+    def test_a_tag_that_was_pushed_anew_does_not(self, world: World) -> None:
+        """Although it leads where it led."""
+        world.link("app", index(), "v1")
+        found = world.ask(world.driver.dated_tags("app"))["v1"]
+        time.sleep(0.01)  # times are milliseconds
+        world.link("app", index(), "v1")
+        assert not world.ask(world.driver.untag_old("app", "v1", found))
+        assert world.tags("app") == ["v1"]
+
+    def test_of_a_push_and_its_untagging_at_once_the_push_counts(self, world: World) -> None:
+        """Whichever comes first, and whatever it leads to."""
+        manifests = [index(), index(annotations={"number": "2"})]
+        linked = [understand(world.link("app", content), content) for content in manifests]
+
+        async def both(number: int) -> None:
+            tag = f"v{number}"
+            await world.driver.link_manifests("app", [], tags={tag: linked[0].digest})
+            found = (await world.driver.dated_tags("app"))[tag]
+            await asyncio.sleep(0.002)
+            pushed = linked[number % 2].digest
+            calls = [
+                world.driver.link_manifests("app", [], tags={tag: pushed}),
+                world.driver.untag_old("app", tag, found),
+            ]
+            random.shuffle(calls)
+            await asyncio.gather(*calls)
+            there = await world.driver.tagged("app", tag)
+            assert there is not None, f"round {number}"
+            assert there.digest == pushed
+
+        for number in range(60):
+            world.ask(both(number))
+
+    @pytest.mark.parametrize("again", [True, False], ids=["the same", "another"])
+    def test_a_push_in_the_very_moment_counts_on_link_files(self, tmp_path: Path, again: bool) -> None:
+        """Where nothing takes a link away only if it still is what it was."""
+        contents = [index(), index(annotations={"number": "2"})]
+
+        class Interrupted(FilesystemStorage):
+            async def remove(self, path: str) -> bool:
+                if path.endswith("/current"):
+                    await push(contents[0 if again else 1])
+                return await super().remove(path)
+
+        storage = Interrupted(str(tmp_path))
+        driver = LayoutMetadata(storage, understand)
+
+        async def push(content: bytes) -> Digest:
+            await storage.write_blob(Digest.of(content), content)
+            linked = understand(Digest.of(content), content)
+            await driver.link_manifests("app", [linked], tags={"v1": linked.digest})
+            return linked.digest
+
+        async def scenario() -> None:
+            await push(contents[0])
+            found = (await driver.dated_tags("app"))["v1"]
+            await asyncio.sleep(0.01)
+            assert not await driver.untag_old("app", "v1", found)
+            there = await driver.tagged("app", "v1")
+            assert there is not None
+            assert there.digest == Digest.of(contents[0 if again else 1])
+
+        asyncio.run(scenario())
 
     def test_unlinking_takes_its_tags_and_no_other(self, world: World) -> None:
         gone = world.link("app", index(), "v1", "v2")

@@ -36,8 +36,11 @@ class Cluster(ABC):
     name: str
     """Says which cluster this is, to people."""
     kubeconfig: Path
-    enforces_policies: bool = False
-    """Whether its network is known to heed NetworkPolicies."""
+
+    @property
+    def enforces_policies(self) -> bool:
+        """Whether its network is known to heed NetworkPolicies."""
+        return False
 
     # --- Use ---
 

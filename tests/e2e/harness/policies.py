@@ -93,7 +93,7 @@ def _connects(namespace: Namespace, pod: Json, port: int, client: Json) -> bool:
     home, name = client["metadata"]["namespace"], client["metadata"]["name"]
     try:
         namespace.cluster.kubectl(
-            "exec", "-n", home, name, "--", "nc", "-z", "-w", "3", pod["status"]["podIP"], str(port)
+            "exec", "-n", home, name, "--", "nc", "-w", "3", pod["status"]["podIP"], str(port), "-e", "true"
         )
     except CommandFailed:
         return False
