@@ -61,7 +61,7 @@ def _prepare(sample: str, namespace: Namespace, product: Product, folder: Path) 
 
 def _back_up(namespace: Namespace, product: Product) -> None:
     """Applies the sample of a backup, and leaves its claim behind with what is asked for at once."""
-    claim, registry = yaml.safe_load_all((ROOT / "manifests/samples/backup.yaml").read_text())
+    registry, claim = yaml.safe_load_all((ROOT / "manifests/samples/backup.yaml").read_text())
     registry["spec"] = product.spec | registry["spec"]
     namespace.apply(claim, registry)
     archived = LiveRegistry(namespace, registry["metadata"]["name"])

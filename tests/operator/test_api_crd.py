@@ -170,6 +170,11 @@ BAD_SPECS: dict[str, tuple[Json, str]] = {
         {"garbageCollection": {"grace": "5s"}},
         "grace must be ten minutes at least",
     ),
+    "a retention that keeps nothing": (
+        {"retention": {"rules": [{"repositories": ["**"], "keep": {}}]}},
+        "give last, newerThan or patches",
+    ),
+    "a retention without rules": ({"retention": {"rules": []}}, "should have at least 1 items"),
     "two times for one thing": (
         {"scrub": {"schedule": "0 4 * * 0", "interval": "24h"}},
         "schedule and interval say the same",

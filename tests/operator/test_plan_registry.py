@@ -327,6 +327,25 @@ class TestBackup:
         }
 
 
+class TestRetention:
+    """Tags that go."""
+
+    RULES: ClassVar = [
+        {"repositories": ["ci/**"], "tags": ["pr-*"], "keep": {"newerThan": "168h"}},
+        {"repositories": ["**"], "exclude": ["latest"], "keep": {"last": 10, "patches": 1}},
+    ]
+
+    def test_its_rules_are_the_server_s(self) -> None:
+        assert settings({"retention": {"rules": self.RULES, "schedule": "30 3 * * *"}})["retention"] == {
+            "schedule": "30 3 * * *",
+            "rules": [
+                {"repositories": ["ci/**"], "tags": ["pr-*"], "keep": {"newerthan": "168h"}},
+                {"repositories": ["**"], "exclude": ["latest"], "keep": {"last": 10, "patches": 1}},
+            ],
+        }
+        assert settings({"retention": {"rules": self.RULES}})["retention"]["interval"] == "24h"
+
+
 class TestRollout:
     """Pods are replaced for what they can't take up while they run, and for nothing else."""
 
@@ -353,11 +372,12 @@ class TestRollout:
         [
             {"access": {"anonymous": "pull"}},
             {"quotas": [{"repositories": ["**"], "tags": 5}]},
+            {"retention": {"rules": TestRetention.RULES}},
             {"scrub": {"schedule": "0 4 * * 0"}},
             {"backup": {"destination": {"s3": {"bucket": "backups"}}}},
             {"bootstrap": {"source": {"s3": {"bucket": "backups"}}}},
         ],
-        ids=["policy", "quota", "scrub", "backup", "bootstrap"],
+        ids=["policy", "quota", "retention", "scrub", "backup", "bootstrap"],
     )
     def test_what_the_server_follows_does_not(self, spec: Json) -> None:
         """Nor what it looks at in its first life alone."""

@@ -5,7 +5,16 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from registry_operator.api.model import Matching, Model, OneOf, Rule
-from registry_operator.api.values import DurationText, ObjectName, QuantityText, Schedule, SecretReference, TimeZone
+from registry_operator.api.values import (
+    AS_SET,
+    DurationText,
+    ObjectName,
+    QuantityText,
+    Repositories,
+    Schedule,
+    SecretReference,
+    TimeZone,
+)
 
 _RECURRING: tuple[Rule, ...] = (
     Rule("!(has(self.schedule) && has(self.interval))", "schedule and interval say the same: remove one of them"),
@@ -53,6 +62,62 @@ class Scrub(Recurring):
 
     rate: QuantityText = "20Mi"
     """How many bytes a second are read."""
+
+
+class KeepTags(Model):
+    """Which of the tags stay that a rule covers: those that any of these keeps."""
+
+    last: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """How many of the last ones, by when they were pushed."""
+    newer_than: DurationText | None = None
+    """What was pushed within this time, such as 720h."""
+    patches: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """How many of the newest patches of each minor version: of 1.2.3, 1.2.4 and 1.3.0 one each keeps 1.2.4 and
+    1.3.0."""
+
+    rules: ClassVar = (
+        Rule(
+            "has(self.last) || has(self.newerThan) || has(self.patches)",
+            "keep keeps nothing: give last, newerThan or patches",
+        ),
+    )
+
+
+TagPatterns = Annotated[
+    tuple[
+        Annotated[
+            str,
+            Field(max_length=128),
+            Matching(r"[A-Za-z0-9._*?-]+", "must be a tag, with * and ? as wildcards, such as pr-*"),
+        ],
+        ...,
+    ],
+    Field(max_length=32, json_schema_extra=AS_SET),
+]
+
+
+class RetentionRule(Model):
+    """A rule for tags. What it covers goes, unless it or another rule that covers it keeps it."""
+
+    repositories: Repositories
+    """In which repositories: names, with wildcards as in policies."""
+    tags: TagPatterns | None = None
+    """Which tags, `*` and `?` standing for any part; all unless given."""
+    exclude: TagPatterns | None = None
+    """Which of them it does not cover."""
+    keep: KeepTags
+    """Which of them stay."""
+
+
+class Retention(Recurring):
+    """When tags go that no rule keeps. Immutable tags stay, and signatures as long as their image does. Once a day,
+    unless `schedule` or `interval` says otherwise; `registry-server retention --dry-run` shows what would go."""
+
+    retain: Annotated[
+        tuple[RetentionRule, ...],
+        Field(min_length=1, max_length=64, alias="rules", json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+    ]
+    """The rules."""
 
 
 # --- where copies are

@@ -6,10 +6,10 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import ConfigDict, Field, WithJsonSchema
 
-from registry_operator.api.jobs import Backup, Bootstrap, GarbageCollection, Scrub
+from registry_operator.api.jobs import Backup, Bootstrap, GarbageCollection, Retention, Scrub
 from registry_operator.api.kinds import REGISTRY, Kind
 from registry_operator.api.model import Matching, Model, OneOf, Opaque, Rule
-from registry_operator.api.values import AS_SET, ObjectName, QuantityText, SecretReference, map_by
+from registry_operator.api.values import AS_SET, ObjectName, QuantityText, Repositories, SecretReference, map_by
 
 VERSION: Final = version("regatta")
 """Of the operator, and of the registry server that it runs unless `spec.image` says otherwise."""
@@ -33,9 +33,6 @@ AddressRange = Annotated[
     Matching(r"[0-9a-fA-F:.]+/[0-9]{1,3}", "must be a range of addresses, such as 192.0.2.0/24"),
 ]
 AccessMode = Literal["ReadWriteOnce", "ReadWriteOncePod", "ReadWriteMany"]
-
-_COMPONENT: Final = r"(\*{1,2}|\*?[a-z0-9._?-]+(\*[a-z0-9._?-]+)*\*?)"
-"""One component of a repository's name, with wildcards. No nested repetition, so that matching takes linear time."""
 
 # --- storage
 
@@ -142,23 +139,6 @@ class Tls(OneOf):
 
 
 # --- access
-
-
-Repositories = Annotated[
-    tuple[
-        Annotated[
-            str,
-            Field(max_length=255),
-            Matching(
-                rf"{_COMPONENT}(/{_COMPONENT})*",
-                "must be a repository's name in lower case; * and ? stand for a part of a component, "
-                "** for whole components, for example team/**",
-            ),
-        ],
-        ...,
-    ],
-    Field(min_length=1, max_length=32, json_schema_extra=AS_SET),
-]
 
 
 class Policy(Model):
@@ -438,6 +418,8 @@ class RegistrySpec(Model):
         | None
     ) = None
     """How much repositories may take. Without limits a quota measures only, for the metrics."""
+    retention: Retention | None = None
+    """Tags that go by themselves, by rules; what they led to goes by `garbageCollection` with `deleteUntagged`."""
     garbage_collection: GarbageCollection | None = None
     """Removal of content that nothing refers to, such as the layers of deleted images. `{}` does so once a day."""
     backup: Backup | None = None

@@ -52,6 +52,26 @@ def map_by(*keys: str) -> dict[str, Any]:
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}
 
 
+_COMPONENT: Final = r"(\*{1,2}|\*?[a-z0-9._?-]+(\*[a-z0-9._?-]+)*\*?)"
+"""One component of a repository's name, with wildcards. No nested repetition, so that matching takes linear time."""
+
+Repositories = Annotated[
+    tuple[
+        Annotated[
+            str,
+            Field(max_length=255),
+            Matching(
+                rf"{_COMPONENT}(/{_COMPONENT})*",
+                "must be a repository's name in lower case; * and ? stand for a part of a component, "
+                "** for whole components, for example team/**",
+            ),
+        ],
+        ...,
+    ],
+    Field(min_length=1, max_length=32, json_schema_extra=AS_SET),
+]
+
+
 class SecretReference(Model):
     """A Secret in the Registry's namespace."""
 

@@ -44,6 +44,8 @@ def server_config(registry: Registry, facts: Facts, placement: Placement) -> con
     asked: dict[str, object] = {}
     if spec.quotas:
         asked["quotas"] = tuple(map(_quota, spec.quotas))
+    if spec.retention:
+        asked["retention"] = jobs.retention(spec.retention)
     if spec.garbage_collection:
         asked["garbagecollection"] = jobs.garbage_collection(spec.garbage_collection)
     if spec.backup:

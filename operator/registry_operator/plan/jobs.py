@@ -4,7 +4,7 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from registry_operator.api.jobs import Archive, Backup, Bootstrap, GarbageCollection, Recurring, Scrub
+from registry_operator.api.jobs import Archive, Backup, Bootstrap, GarbageCollection, Recurring, Retention, Scrub
 from registry_operator.api.placement import Placement
 from registry_operator.api.quantity import amount
 from registry_operator.api.registry import Metadata
@@ -24,6 +24,18 @@ def garbage_collection(settings: GarbageCollection) -> config.GarbageCollection:
     return config.GarbageCollection(
         grace=config.parse_duration(settings.grace), deleteuntagged=settings.delete_untagged, **_when(settings, DAILY)
     )
+
+
+def retention(settings: Retention) -> config.Retention:
+    """The block `retention`."""
+    rules = [
+        {
+            **rule.model_dump(include={"repositories", "tags", "exclude"}, exclude_none=True),
+            "keep": {key.replace("_", ""): value for key, value in rule.keep.model_dump(exclude_none=True).items()},
+        }
+        for rule in settings.retain
+    ]
+    return config.Retention.model_validate({"rules": rules, **_when(settings, DAILY)})
 
 
 def scrub(settings: Scrub) -> config.Scrub:
