@@ -39,7 +39,7 @@ coverage: setup-dev ## Run the tests of `make test` and report which lines of ou
 
 e2e: setup-dev ## Run the end-to-end tests with real pods, in a cluster that is made for them
 	@$(BIN)/python -m tests.toolchain ensure --suite e2e
-	@$(BIN)/pytest --numprocesses 2 --dist loadscope $(if $(PYTEST),$(PYTEST),tests/e2e)
+	@$(BIN)/pytest --numprocesses 4 --dist loadscope $(if $(PYTEST),$(PYTEST),tests/e2e)
 
 demo: setup-dev ## Show it all on a real cluster that stays, and the lines to go on by hand
 	@$(BIN)/python -m tests.e2e.demo up

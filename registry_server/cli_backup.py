@@ -141,12 +141,16 @@ def verify(config: Path, run_id: str | None, last: bool, as_: str) -> None:
     Exit codes: 0 when all is whole, 1 when something is damaged or lost, 2 for a configuration that can't be used.
     """
     from registry_server.jobs import backup
+    from registry_server.jobs.runs import fail
 
     async def work(sides: _Sides, account: _Account) -> None:
         runs = [await _run(sides.archive, run_id)] if run_id or last else await sides.archive.runs()
         async with aclosing(backup.verify(sides.archive, runs)) as events:
             async for event in events:
                 account.tell(event)
+        if account.problems:
+            error = f"{len(account.problems)} contents of the backup are damaged or lost"
+            await fail(sides.storage.aside, backup.JOB, error)
 
     settings = load(config, os.environ).config
     with _told(as_) as account:

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from registry_server.jobs.occupancy import LeaseLost
 from registry_server.storage.contract import Aside, StorageError
@@ -58,6 +58,13 @@ async def noting(aside: Aside, job: str, outcome: Callable[[], Outcome]) -> Asyn
         raise
     ended = outcome()
     await note(aside, job, Run(time.monotonic() - began, ended.error, ended.sums))
+
+
+async def fail(aside: Aside, job: str, error: str) -> None:
+    """Say of the last run of a job that it was no success after all."""
+    found = await last(aside, job)
+    run = found[1] if found else None
+    await note(aside, job, replace(run or Run(), error=error))
 
 
 async def begin(aside: Aside, job: str) -> None:

@@ -11,6 +11,8 @@ from typing import Final
 
 logger = logging.getLogger(__name__)
 
+LONGEST_LINE: Final = 1 << 20
+"""Bytes of what a command says at once."""
 LOWER_PRIORITY: Final = 19
 """How much the processes yield to those that answer requests (nice(2))."""
 
@@ -19,7 +21,7 @@ async def registry_server(name: str, command: Sequence[str], config_file: Path) 
     """Run a command of `registry-server`; what it says goes to the log, under a name. Whether it went well."""
     words = [sys.executable, "-m", "registry_server", *command, str(config_file)]
     process = await asyncio.create_subprocess_exec(
-        *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, limit=LONGEST_LINE
     )
     assert process.stdout is not None  # noqa: S101, it is a pipe
     try:

@@ -147,8 +147,10 @@ class Worker:
         if self._shared.config.bootstrap is not None:
             present = asyncio.create_task(self._presence.keep())
             leads = self._index == 0
-            await bootstrapped(self._storage.aside, self._shared.config_file, self._health, leads=leads)
-            present.cancel()
+            try:
+                await bootstrapped(self._storage.aside, self._shared.config_file, self._health, leads=leads)
+            finally:
+                present.cancel()
 
     def _build_app(self) -> App:
         config = self._followed.current

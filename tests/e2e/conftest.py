@@ -28,6 +28,9 @@ from tests.toolchain.catalog import ARCH
 
 _HERE = Path(__file__).parent
 _IMAGES = "tests/e2e/images/"
+_CLUSTERS = {"failover": 1, "cluster": 1, "network": 1, "product": 1, "under_load": 2, "upgrade": 2, "garbage": 2}
+"""In which of three clusters the tests of a module run; those of all others do in the third. Most of them wait for
+something that has its time, so that clusters side by side take little more of the machine than one."""
 _TIMEOUT = 1800  # seconds, for a test with what it makes first
 
 
@@ -45,14 +48,17 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    """Keeps the tests of the one cluster together in one process, in their order.
+    """Keeps the tests of a cluster together in one process, in their order.
 
     xdist's own `loadgroup` does not, as pytest 9.2 has no place any more where it writes its groups.
     """
 
     class ByCluster(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "images" if nodeid.startswith(_IMAGES) else "cluster"
+            if nodeid.startswith(_IMAGES):
+                return "images"
+            module = Path(nodeid.partition("::")[0]).stem.removeprefix("test_")
+            return f"cluster {_CLUSTERS.get(module, 3) if ways.many() else 1}"
 
     return ByCluster(config, log)
 

@@ -316,7 +316,8 @@ class TestBackup:
             "source": {"filesystem": {"rootdirectory": "/var/lib/regatta/bootstrap"}},
             "run": "20261126T020000Z",
         }
-        assert self.folder(spec, "bootstrap")["subPath"] == "old-team"
+        mount = self.folder(spec, "bootstrap")
+        assert (mount["subPath"], mount["readOnly"]) == ("old-team", True)
         assert plan(spec)["Deployment"]["spec"]["progressDeadlineSeconds"] > 3600, "it takes as long as it takes"
 
     def test_a_scrub_is_once_a_week_unless_it_says_otherwise(self) -> None:

@@ -536,6 +536,17 @@ def let_leases_end(*roots: Path) -> None:
             os.utime(lease, (long_ago, long_ago))
 
 
+def test_a_server_finds_out_that_its_backup_is_damaged(serve: Serve, archive: Path) -> None:
+    settings = destination(archive)
+    settings["backup"] |= {"interval": "1s", "verify": True}
+    registry = serve(settings)
+    Repository(registry.client(), "app").push_image("v1", layers=[LARGE])
+    until(lambda: registry.metric("regatta_job_success", job="backup") == 1, "it is made")
+    flip(archive, digest_of(LARGE))
+    until(lambda: registry.metric("regatta_job_success", job="backup") == 0, "it is told")
+    assert f"{digest_of(LARGE)} is damaged in the backup" in registry.messages()
+
+
 def test_a_server_backs_up_and_prunes_at_its_interval(serve: Serve, archive: Path) -> None:
     settings = destination(archive)
     settings["backup"] |= {"interval": "1s", "keep": {"last": 2}}

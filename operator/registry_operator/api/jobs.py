@@ -115,6 +115,7 @@ class Retention(Recurring):
 
     retain: Annotated[
         tuple[RetentionRule, ...],
+        # `rules` are those of the CRD in Python.
         Field(min_length=1, max_length=64, alias="rules", json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ]
     """The rules."""

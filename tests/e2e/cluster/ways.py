@@ -45,6 +45,11 @@ def start() -> Cluster:
     return _Kept.attach(int(wanted)) if wanted.isdecimal() else _first(WAYS)
 
 
+def many() -> bool:
+    """Whether each process that starts one has a cluster of its own, as far as that can be told beforehand."""
+    return os.environ.get(VARIABLE) in ("kind", "local") or not (VARIABLE in os.environ or "KUBECONFIG" in os.environ)
+
+
 def keep() -> Cluster:
     """The cluster of `make demo`, which stays after this process. Raises as `start` does."""
     return _first(_KEPT)
