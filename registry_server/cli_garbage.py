@@ -75,7 +75,8 @@ def garbage_collect(config: Path, dry_run: bool, delete_untagged: bool, quiet: b
     from registry_server.jobs.garbage import Options
 
     settings = load(config, os.environ).config
-    options = Options(settings.garbagecollection.grace, delete_untagged=delete_untagged, dry_run=dry_run)
+    remember = settings.retention.remembers if settings.retention else timedelta(0)
+    options = Options(settings.garbagecollection.grace, remember, delete_untagged, dry_run)
     with explained(), _told(as_, quiet=quiet, dry_run=dry_run) as account:
         asyncio.run(_collect(settings, options, account))
     sys.exit(INCOMPLETE if account.unreadable else 0)

@@ -36,7 +36,7 @@ def retention(config: Path, dry_run: bool, all_: bool, quiet: bool, as_: str) ->
         rules:
           - repositories: ["team/**"]
             exclude: [latest, stable]
-            keep: {last: 10, newerthan: 720h, patches: 1}    # whatever one of them keeps stays
+            keep: {last: 10, pulledwithin: 720h, patches: 1}    # whatever one of them keeps stays
 
     \b
     Examples:
@@ -70,7 +70,15 @@ async def _retain(settings: Config, rules: Retention, account: "_Account") -> No
     immutable = TagRules.from_config(settings).immutable
     try:
         async with lease(storage.aside, JOB, exclusive=False) as held:
-            events = retain(metadata, storage.aside, rules, immutable=immutable, lease=held, dry_run=account.dry_run)
+            events = retain(
+                storage,
+                metadata,
+                rules,
+                immutable=immutable,
+                grace=settings.garbagecollection.grace,
+                lease=held,
+                dry_run=account.dry_run,
+            )
             async with (
                 nullcontext() if account.dry_run else noting(storage.aside, JOB, account.outcome),
                 aclosing(events),

@@ -26,18 +26,20 @@ TagGlob = Annotated[Text, AfterValidator(_tag_glob)]
 class KeepTags(Section):
     """Which of the tags stay that a rule covers: those that any of these keeps.
 
-    `last`: that many, by when they were pushed. `newerthan`: what was pushed within that time. `patches`: of each minor
+    `last`: that many, by when they were pushed. `newerthan`: what was pushed within that time. `pulledwithin`: what was
+    pulled within that time, or asked for by a client that wanted to know what it leads to. `patches`: of each minor
     version that many, the newest ones: of 1.2.3, 1.2.4 and 1.3.0 `patches: 1` keeps 1.2.4 and 1.3.0.
     """
 
     last: Annotated[Int, Field(ge=1)] | None = None
     newerthan: Annotated[Duration, Field(gt=timedelta(0))] | None = None
+    pulledwithin: Annotated[Duration, Field(gt=timedelta(0))] | None = None
     patches: Annotated[Int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
     def _something(self) -> Self:
         if not self.model_fields_set:
-            raise ValueError("keeps nothing; give last, newerthan or patches")
+            raise ValueError("keeps nothing; give last, newerthan, pulledwithin or patches")
         return self
 
 
@@ -58,3 +60,8 @@ class Retention(Recurring):
     """
 
     rules: Annotated[tuple[RetentionRule, ...], Field(min_length=1)]
+
+    @property
+    def remembers(self) -> timedelta:
+        """How long ago a pull may be that still counts; 0 where none does."""
+        return max((rule.keep.pulledwithin or timedelta(0) for rule in self.rules), default=timedelta(0))

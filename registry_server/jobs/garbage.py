@@ -64,6 +64,8 @@ class Options:
 
     grace: timedelta
     """For how long something must have been left alone; see `garbagecollection.grace`."""
+    remember: timedelta = timedelta(0)
+    """How long retention wants to know of a manifest's pulls."""
     delete_untagged: bool = False
     """Whether manifests go to which no tag leads: by itself, by an index, or by the subject that one refers to."""
     dry_run: bool = False
@@ -87,7 +89,8 @@ async def collect(
     async for event in collector.contents():
         yield event
     if not options.dry_run and not lease.exclusive:
-        await storage.forget_touches(collector.cutoff)
+        longer = max(options.remember - options.grace, timedelta(0))
+        await storage.forget_touches(collector.cutoff - longer.total_seconds())
 
 
 async def _cutoff(storage: Storage, options: Options, lease: Lease) -> float:

@@ -6,14 +6,16 @@ for each repository: read its tags ─► decide (pure) ─► take away those t
 import re
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final, Self
 
 from registry_server.config import Retention, RetentionRule, format_duration
 from registry_server.config.globs import compile_globs
 from registry_server.jobs.occupancy import Lease, storage_time
 from registry_server.metadata.contract import Dated, Metadata
+from registry_server.parallel import in_parallel
 from registry_server.reference import Digest
-from registry_server.storage.contract import Aside
+from registry_server.storage.contract import Storage
 from registry_server.versions import Version, natural
 
 JOB: Final = "retention"
@@ -65,7 +67,7 @@ class Rule:
         """Whether it speaks of a tag, in a repository of its."""
         return self.tags.fullmatch(tag) is not None and (self.excluded is None or self.excluded.fullmatch(tag) is None)
 
-    def keeps(self, covered: Mapping[str, Dated], now: float) -> dict[str, str]:
+    def keeps(self, covered: Mapping[str, Dated], now: float, pulled: Mapping[Digest, float]) -> dict[str, str]:
         """Of the tags it covers, those that stay, and why."""
         keep, kept = self.settings.keep, dict[str, str]()
         if keep.last is not None:
@@ -75,6 +77,10 @@ class Rule:
             within = keep.newerthan.total_seconds()
             for tag in (tag for tag, dated in covered.items() if now - dated.at <= within):
                 kept.setdefault(tag, f"pushed within {format_duration(keep.newerthan)}")
+        if keep.pulledwithin is not None:
+            within = keep.pulledwithin.total_seconds()
+            for tag in (tag for tag, dated in covered.items() if now - pulled.get(dated.digest, 0.0) <= within):
+                kept.setdefault(tag, f"pulled within {format_duration(keep.pulledwithin)}")
         if keep.patches is not None:
             for tag in _newest_patches(covered, keep.patches):
                 kept.setdefault(tag, f"one of the newest {keep.patches} of its minor version")
@@ -82,18 +88,25 @@ class Rule:
 
 
 def decide(
-    rules: Sequence[Rule], repository: str, tags: Mapping[str, Dated], *, now: float, subjects: Collection[str] = ()
+    rules: Sequence[Rule],
+    repository: str,
+    tags: Mapping[str, Dated],
+    *,
+    now: float,
+    pulled: Mapping[Digest, float] | None = None,
+    subjects: Collection[str] = (),
 ) -> list[Judged]:
     """What becomes of the tags that rules cover, in the order of their names.
 
-    `subjects` are the images, by the hex of their digests, that the repository still holds: what belongs to them stays.
+    `pulled` is when a manifest was pulled last, at the latest. `subjects` are the images, by the hex of their digests,
+    that the repository still holds: what belongs to them stays.
     """
     speaking = [rule for rule in rules if rule.repositories.fullmatch(repository)]
     covered = [{tag: dated for tag, dated in tags.items() if rule.covers(tag)} for rule in speaking]
     kept: dict[str, str] = {}
     for rule, some in zip(speaking, covered, strict=True):
         images = {tag: dated for tag, dated in some.items() if not _OF_AN_IMAGE.fullmatch(tag)}
-        kept = rule.keeps(images, now) | kept
+        kept = rule.keeps(images, now, pulled or {}) | kept
     judged: list[Judged] = []
     for tag in sorted(set().union(*covered)):
         why = kept.get(tag) or _settled(tags[tag], now) or _belongs(tag, subjects)
@@ -102,24 +115,29 @@ def decide(
 
 
 async def retain(
+    storage: Storage,
     metadata: Metadata,
-    aside: Aside,
     settings: Retention,
     *,
     immutable: Callable[[str, str], bool],
+    grace: timedelta,
     lease: Lease,
     dry_run: bool,
 ) -> AsyncGenerator[Judged | Seen]:
-    """Take away the tags that rules let go, and tell of all that they cover. Raises LeaseLost and StorageError."""
+    """Take away the tags that rules let go, and tell of all that they cover. Raises LeaseLost and StorageError.
+
+    `grace` is that of garbage collection: whoever pulls a manifest touches it, but once per half of that alone.
+    """
     rules = [Rule.of(rule) for rule in settings.rules]
-    now = await storage_time(aside)
+    now = await storage_time(storage.aside)
     async for repository in metadata.everything():
         if not any(rule.repositories.fullmatch(repository) for rule in rules):
             continue
         lease.check()
         tags = await metadata.dated_tags(repository)
         subjects = await _subjects(metadata, repository, tags)
-        for one in decide(rules, repository, tags, now=now, subjects=subjects):
+        pulled = await _pulled(storage, metadata, repository, tags, grace / 2) if settings.remembers else {}
+        for one in decide(rules, repository, tags, now=now, pulled=pulled, subjects=subjects):
             if not one.goes:
                 yield one
             elif immutable(repository, one.tag):
@@ -129,6 +147,16 @@ async def retain(
             else:
                 yield Judged(repository, one.tag, one.digest, False, "pushed meanwhile")
         yield Seen(len(tags))
+
+
+async def _pulled(
+    storage: Storage, metadata: Metadata, repository: str, tags: Mapping[str, Dated], interval: timedelta
+) -> dict[Digest, float]:
+    """When each manifest may have been pulled last: an `interval` after it was touched for that."""
+    contents = await metadata.linked_manifests(repository, sorted({dated.digest for dated in tags.values()}))
+    found = await in_parallel(storage.in_place, list(contents.values()))
+    touched = {digest: blob.touched for digest, blob in zip(contents, found, strict=True) if blob is not None}
+    return {digest: at + interval.total_seconds() for digest, at in touched.items()}
 
 
 async def _subjects(metadata: Metadata, repository: str, tags: Collection[str]) -> set[str]:

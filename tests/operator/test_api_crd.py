@@ -172,7 +172,7 @@ BAD_SPECS: dict[str, tuple[Json, str]] = {
     ),
     "a retention that keeps nothing": (
         {"retention": {"rules": [{"repositories": ["**"], "keep": {}}]}},
-        "give last, newerThan or patches",
+        "give last, newerThan, pulledWithin or patches",
     ),
     "a retention without rules": ({"retention": {"rules": []}}, "should have at least 1 items"),
     "two times for one thing": (

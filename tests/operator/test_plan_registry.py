@@ -333,7 +333,7 @@ class TestRetention:
 
     RULES: ClassVar = [
         {"repositories": ["ci/**"], "tags": ["pr-*"], "keep": {"newerThan": "168h"}},
-        {"repositories": ["**"], "exclude": ["latest"], "keep": {"last": 10, "patches": 1}},
+        {"repositories": ["**"], "exclude": ["latest"], "keep": {"last": 10, "pulledWithin": "720h", "patches": 1}},
     ]
 
     def test_its_rules_are_the_server_s(self) -> None:
@@ -341,7 +341,11 @@ class TestRetention:
             "schedule": "30 3 * * *",
             "rules": [
                 {"repositories": ["ci/**"], "tags": ["pr-*"], "keep": {"newerthan": "168h"}},
-                {"repositories": ["**"], "exclude": ["latest"], "keep": {"last": 10, "patches": 1}},
+                {
+                    "repositories": ["**"],
+                    "exclude": ["latest"],
+                    "keep": {"last": 10, "pulledwithin": "720h", "patches": 1},
+                },
             ],
         }
         assert settings({"retention": {"rules": self.RULES}})["retention"]["interval"] == "24h"

@@ -515,7 +515,7 @@ class TestOneAtATime:
                 assert held.exclusive
                 on_files.start(ready=False)
                 until(lambda: "serving begins when it is done" in on_files.messages(), "the server waits")
-                assert _readiness(on_files) is None
+                assert _readiness(on_files) == 503
 
         asyncio.run(scenario())
         until(lambda: _readiness(on_files) == 200, "the server serves")

@@ -3,6 +3,7 @@
 import json
 import os
 import sqlite3
+import time
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -47,6 +48,10 @@ class TestRules:
 
     def test_what_is_newer_stays(self) -> None:
         assert going({"a": 31, "b": 29}, {"keep": {"newerthan": "720h"}}) == ["a"]
+
+    def test_what_is_pulled_stays(self) -> None:
+        pulled = {Digest.of(tag.encode()): NOW - days * DAY for tag, days in {"a": 31, "b": 29}.items()}
+        assert going({"a": 90, "b": 90, "c": 90}, {"keep": {"pulledwithin": "720h"}}, pulled=pulled) == ["a", "c"]
 
     def test_of_each_minor_version_the_newest_patch_stays(self) -> None:
         tags = dict.fromkeys(["1.2.3", "1.2.10", "1.3.0-rc.1", "1.3.0", "v2.0.0-rc.2", "v2.0.0-rc.10", "latest"], 9)
@@ -188,6 +193,20 @@ class TestCommand:
         app.push_manifest(made["v1"], "v1")
         assert retention(registry).exit_code == 0
         assert app.tags() == ["v1"]
+
+    def test_what_clients_pull_stays(self, serve: Serve) -> None:
+        keep = {"pulledwithin": "720h"}
+        registry = serve({"retention": {"rules": [{"repositories": ["**"], "keep": keep}]}})
+        made = self.push(registry, "pulled", "left", "child-left")
+        long_ago = time.time() - 90 * DAY
+        for path in registry.data.rglob("data"):
+            os.utime(path, (long_ago, long_ago))
+        make_older(registry, timedelta(days=90))
+        registry.stop()
+        app = Repository(registry.start().client(), "team/app")
+        assert app.get_manifest("pulled").content == made["pulled"]
+        assert retention(registry).exit_code == 0
+        assert app.tags() == ["pulled"]
 
     def test_immutable_tags_stay(self, registry: LiveRegistry) -> None:
         registry.stop()

@@ -71,14 +71,16 @@ class KeepTags(Model):
     """How many of the last ones, by when they were pushed."""
     newer_than: DurationText | None = None
     """What was pushed within this time, such as 720h."""
+    pulled_within: DurationText | None = None
+    """What was pulled within this time, or asked for by a client that wanted to know what it leads to."""
     patches: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """How many of the newest patches of each minor version: of 1.2.3, 1.2.4 and 1.3.0 one each keeps 1.2.4 and
     1.3.0."""
 
     rules: ClassVar = (
         Rule(
-            "has(self.last) || has(self.newerThan) || has(self.patches)",
-            "keep keeps nothing: give last, newerThan or patches",
+            "has(self.last) || has(self.newerThan) || has(self.pulledWithin) || has(self.patches)",
+            "keep keeps nothing: give last, newerThan, pulledWithin or patches",
         ),
     )
 
