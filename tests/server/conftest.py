@@ -64,3 +64,11 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     """`serve(settings, users=…, tls=…, workers=…)` starts a registry of the test's own; see `serving`."""
     with several(tmp_path) as start:
         yield start
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """The folder that backups go to."""
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    return folder

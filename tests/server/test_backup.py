@@ -39,14 +39,6 @@ def destination(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def archive(tmp_path: Path) -> Path:
-    """The folder that backups go to."""
-    folder = tmp_path / "backups"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
 def registry(serve: Serve, archive: Path) -> LiveRegistry:
     return serve(destination(archive), workers=2)
 

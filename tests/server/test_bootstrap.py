@@ -16,14 +16,6 @@ from tests.server.test_backup import LARGE, assert_there, back_up, blob_path, co
 
 
 @pytest.fixture
-def archive(tmp_path: Path) -> Path:
-    """The folder that backups go to."""
-    folder = tmp_path / "backups"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
 def registry(serve: Serve, archive: Path) -> LiveRegistry:
     """The one that is backed up."""
     return serve(destination(archive))

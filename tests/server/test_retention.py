@@ -246,10 +246,8 @@ def test_no_trace_is_left_of_a_tag_in_the_layout(serve: Serve) -> None:
     assert [path.name for path in tags.iterdir()] == ["v2"]
 
 
-def test_what_was_restored_counts_in_the_order_of_its_names(serve: Serve, tmp_path: Path) -> None:
+def test_what_was_restored_counts_in_the_order_of_its_names(serve: Serve, archive: Path) -> None:
     """As all of it is pushed at once then."""
-    archive = tmp_path / "backups"
-    archive.mkdir()
     backup = {"backup": {"destination": {"filesystem": {"rootdirectory": str(archive)}}}}
     old = serve(backup)
     for number in (10, 9, 11, 100):

@@ -86,9 +86,7 @@ def test_a_backup_has_all_of_these() -> None:
     assert Backup.model_validate(settings).recurs
 
 
-def test_a_server_follows_what_its_configuration_says_by_now(serve: Serve, tmp_path: Path) -> None:
-    archive = tmp_path / "backups"
-    archive.mkdir()
+def test_a_server_follows_what_its_configuration_says_by_now(serve: Serve, archive: Path) -> None:
     registry = serve({})
     Repository(registry.client(), "app").push_image("v1")
     changed = json.loads(registry.config.read_text()) | destination(archive)
