@@ -4,7 +4,6 @@ import json
 import time
 from pathlib import Path
 
-import pytest
 from click.testing import CliRunner, Result
 
 from registry_server.cli import main
@@ -12,13 +11,6 @@ from tests.server.conftest import Serve
 from tests.server.content import Repository, digest_of, unique
 from tests.server.live import LiveRegistry, until
 from tests.server.test_backup import LARGE, assert_there, back_up, blob_path, destination, flip
-
-
-@pytest.fixture
-def archive(tmp_path: Path) -> Path:
-    folder = tmp_path / "backups"
-    folder.mkdir()
-    return folder
 
 
 def scrub(registry: LiveRegistry, *options: str) -> Result:
