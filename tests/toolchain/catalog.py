@@ -280,11 +280,11 @@ TOOLS: dict[str, Tool] = {
             ),
             suite="e2e",
         ),
-        Tool("containerd", "any", (Debian("containerd"),), OnPath(at_least=(1, 6)), suite="e2e"),
-        Tool("ctr", "any", (Debian("containerd"),), OnPath(at_least=(1, 6)), suite="e2e"),
+        Tool("containerd", "any", (Debian("containerd"),), OnPath(at_least=(1, 6))),
+        Tool("ctr", "any", (Debian("containerd"),), OnPath(at_least=(1, 6))),
         Tool("runc", "any", (Debian("runc"),), OnPath(at_least=(1, 1)), suite="e2e"),
         Tool("iptables", "any", (Debian("iptables"),), OnPath(at_least=(1, 8)), suite="e2e"),
-        Tool("buildah", "any", (Debian("buildah"),), OnPath(at_least=(1, 28)), suite="e2e"),
+        Tool("buildah", "any", (Debian("buildah"),), OnPath(at_least=(1, 28))),
         Tool("debootstrap", "any", (Debian("debootstrap"),), OnPath(at_least=(1, 0)), suite="e2e"),
         # One of the CNI plugins stands for all; iproute2 has another program of its name.
         Tool(
