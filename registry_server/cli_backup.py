@@ -116,10 +116,22 @@ def _outcome(runs: "list[Run]") -> "Outcome":
 @_CONFIG
 @_FORMAT
 def list_(config: Path, as_: str) -> None:
-    """Show the runs there are, the newest last."""
+    """Show the runs there are, the newest last.
+
+    Exit codes: 0 when each of them can be used, 1 when one can't, 2 for a configuration that can't be used.
+    """
+    from registry_server.jobs.backup import BackupError
+
+    damaged: list[str] = []
 
     async def work(sides: _Sides, _account: _Account) -> "list[Run]":
-        return await sides.archive.runs()
+        runs = []
+        for name in await sides.archive.ids():
+            try:
+                runs.append(await sides.archive.run(name))
+            except BackupError as error:
+                damaged.append(str(error))
+        return runs
 
     settings = load(config, os.environ).config
     with _told("json") as account:
@@ -128,6 +140,9 @@ def list_(config: Path, as_: str) -> None:
         click.echo(json.dumps([asdict(one) for one in runs], indent=2))
     else:
         _table(runs)
+    for error in damaged:
+        click.secho(error, fg="red", err=True)
+    sys.exit(INCOMPLETE if damaged else 0)
 
 
 @backup_group.command()

@@ -318,6 +318,20 @@ class TestDamage:
             assert result.exit_code == 1
             assert f"run {run['id']} can't be used: its index is damaged" in result.stderr
 
+    def test_a_run_that_is_damaged_is_told_beside_the_others(self, registry: LiveRegistry, archive: Path) -> None:
+        app = Repository(registry.client(), "app")
+        app.push_image("v1")
+        whole = back_up(registry)
+        app.push_image("v2")
+        broken = back_up(registry)
+        (archive / ".regatta/backups" / broken["id"]).write_text("{")
+        result = command(registry, "list", "--format", "json")
+        assert result.exit_code == 1
+        assert [one["id"] for one in json.loads(result.stdout)] == [whole["id"]]
+        assert f"run {broken['id']} can't be read: its file is damaged" in result.stderr
+        assert command(registry, "prune").exit_code == 1, "nobody knows what it needs"
+        assert command(registry, "restore", "--run", whole["id"]).exit_code == 0
+
 
 class TestSignature:
     @pytest.fixture

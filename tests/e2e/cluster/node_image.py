@@ -84,7 +84,14 @@ metadata: {name: network, namespace: kube-system}
 data: {kind: "a bridge, from the node's image"}
 """
 
-_VOLUMES = {"1Gi": 20, "5Gi": 20, "10Gi": 40, "20Gi": 20, "100Gi": 5, "200Gi": 5}  # how many of a size; each serves one claim
+_VOLUMES = {
+    "1Gi": 20,
+    "5Gi": 20,
+    "10Gi": 40,
+    "20Gi": 20,
+    "100Gi": 5,
+    "200Gi": 5,
+}  # how many of a size; each serves one claim
 
 _CONTROL_PLANE = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
