@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 from pydantic import ByteSize
 
-from registry_server.cli_jobs import explained
+from registry_server.cli_jobs import explained, opened
 from registry_server.config import Backup, Bootstrap, Config, ConfigError, Destination, load
 
 if TYPE_CHECKING:
@@ -484,8 +484,6 @@ def _do(
 @asynccontextmanager
 async def _sides(settings: Config, place: _Place) -> AsyncGenerator[_Sides]:
     from registry_server.jobs.backup import Archive
-    from registry_server.metadata.drivers import open_metadata, prepare
-    from registry_server.registry.manifest import understand
     from registry_server.storage import open_storage
 
     local = place.drivers.filesystem
@@ -493,14 +491,8 @@ async def _sides(settings: Config, place: _Place) -> AsyncGenerator[_Sides]:
         raise ConfigError(
             f"{place.key}.filesystem: {local.rootdirectory}: is no folder; create it, or mount what it is on"
         )
-    prepare(settings.metadata)
-    storage = open_storage(settings.storage)
-    archive = open_storage(place.drivers)
-    metadata = open_metadata(settings.metadata, storage, understand)
-    try:
-        yield _Sides(storage, metadata, Archive(archive, _key(place)))
-    finally:
-        await metadata.close()
+    async with opened(settings) as (storage, metadata):
+        yield _Sides(storage, metadata, Archive(open_storage(place.drivers), _key(place)))
 
 
 def _backup(settings: Config) -> Backup:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import click
 from pydantic import ByteSize
 
-from registry_server.cli_jobs import explained
+from registry_server.cli_jobs import explained, opened
 from registry_server.config import Config, ConfigError, format_duration, load
 
 if TYPE_CHECKING:
@@ -87,14 +87,8 @@ async def _collect(settings: Config, options: "Options", account: "_Account") ->
     from registry_server.jobs.occupancy import lease
     from registry_server.jobs.runs import noting
     from registry_server.jobs.transfer import not_imported
-    from registry_server.metadata.drivers import open_metadata, prepare
-    from registry_server.registry.manifest import understand
-    from registry_server.storage import open_storage
 
-    prepare(settings.metadata)
-    storage = open_storage(settings.storage)
-    metadata = open_metadata(settings.metadata, storage, understand)
-    try:
+    async with opened(settings) as (storage, metadata):
         if await not_imported(storage, metadata):
             raise ConfigError(
                 "metadata.sql: the database knows no repository, so that all that the link files lead to would be "
@@ -111,8 +105,6 @@ async def _collect(settings: Config, options: "Options", account: "_Account") ->
                         account.marked(event)
                     else:
                         account.collected(event)
-    finally:
-        await metadata.close()
 
 
 @dataclass(slots=True)

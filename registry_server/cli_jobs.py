@@ -1,11 +1,17 @@
-"""What the commands have in common that do jobs: how they break off."""
+"""What the commands have in common that do jobs: what they work on, and how they break off."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Final
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Final
 
 import click
+
+from registry_server.config import Config
+
+if TYPE_CHECKING:
+    from registry_server.metadata.contract import Metadata
+    from registry_server.storage.contract import Storage
 
 BROKEN_OFF: Final = 1
 """The exit code of a job that broke off."""
@@ -30,3 +36,19 @@ def explained() -> Iterator[None]:
         return
     click.secho(text, fg="red", err=True)
     sys.exit(BROKEN_OFF)
+
+
+@asynccontextmanager
+async def opened(settings: Config) -> "AsyncGenerator[tuple[Storage, Metadata]]":
+    """The storage and the metadata of a registry; a database is brought up to date first."""
+    from registry_server.metadata.drivers import open_metadata, prepare
+    from registry_server.registry.manifest import understand
+    from registry_server.storage import open_storage
+
+    prepare(settings.metadata)
+    storage = open_storage(settings.storage)
+    metadata = open_metadata(settings.metadata, storage, understand)
+    try:
+        yield storage, metadata
+    finally:
+        await metadata.close()

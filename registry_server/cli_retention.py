@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from registry_server.cli_jobs import explained
+from registry_server.cli_jobs import explained, opened
 from registry_server.config import Config, ConfigError, Retention, load
 
 if TYPE_CHECKING:
@@ -60,37 +60,25 @@ async def _retain(settings: Config, rules: Retention, account: "_Account") -> No
     from registry_server.jobs.occupancy import lease
     from registry_server.jobs.retention import JOB, Judged, retain
     from registry_server.jobs.runs import noting
-    from registry_server.metadata.drivers import open_metadata, prepare
-    from registry_server.registry.manifest import understand
-    from registry_server.storage import open_storage
 
-    prepare(settings.metadata)
-    storage = open_storage(settings.storage)
-    metadata = open_metadata(settings.metadata, storage, understand)
     immutable = TagRules.from_config(settings).immutable
-    try:
-        async with lease(storage.aside, JOB, exclusive=False) as held:
-            events = retain(
-                storage,
-                metadata,
-                rules,
-                immutable=immutable,
-                grace=settings.garbagecollection.grace,
-                lease=held,
-                dry_run=account.dry_run,
-            )
-            async with (
-                nullcontext() if account.dry_run else noting(storage.aside, JOB, account.outcome),
-                aclosing(events),
-            ):
-                async for event in events:
-                    if isinstance(event, Judged):
-                        account.tell(event)
-                    else:
-                        account.repositories += 1
-                        account.tags += event.tags
-    finally:
-        await metadata.close()
+    async with opened(settings) as (storage, metadata), lease(storage.aside, JOB, exclusive=False) as held:
+        events = retain(
+            storage,
+            metadata,
+            rules,
+            immutable=immutable,
+            grace=settings.garbagecollection.grace,
+            lease=held,
+            dry_run=account.dry_run,
+        )
+        async with nullcontext() if account.dry_run else noting(storage.aside, JOB, account.outcome), aclosing(events):
+            async for event in events:
+                if isinstance(event, Judged):
+                    account.tell(event)
+                else:
+                    account.repositories += 1
+                    account.tags += event.tags
 
 
 @dataclass(slots=True)
