@@ -171,14 +171,6 @@ def _url(url: str) -> str:
     return url
 
 
-def _no_slash(value: bool) -> bool:
-    if not value:
-        raise ValueError(
-            "keys that begin with / are not read, as in distribution 3; copy them to names without it, and remove it"
-        )
-    return value
-
-
 class Azure(_ObjectStore):
     """The azure driver. Without a key or a signature the credentials are the workload's or the managed identity's.
 
@@ -194,7 +186,8 @@ class Azure(_ObjectStore):
     realm: Text = "core.windows.net"
     serviceurl: Annotated[Text, AfterValidator(_url)] = ""
     skipverify: Bool = False
-    trimlegacyrootprefix: Annotated[Bool, AfterValidator(_no_slash)] = True
+    trimlegacyrootprefix: Bool = True
+    """False for keys that begin with `/`, as distribution 2 wrote them."""
 
     @model_validator(mode="after")
     def _one_credential(self) -> Self:
@@ -207,4 +200,6 @@ class Azure(_ObjectStore):
                 raise ValueError("credentials of type shared_key need accountkey")
             if self.credentials.type != "shared_key" and given:
                 raise ValueError(f"{given[0]} and credentials are two ways to log in; keep one")
+        if not self.trimlegacyrootprefix and not given:
+            raise ValueError("keys that begin with / take accountkey, sastoken or connectionstring; give one of them")
         return self

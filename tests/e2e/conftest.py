@@ -28,7 +28,16 @@ from tests.toolchain.catalog import ARCH
 
 _HERE = Path(__file__).parent
 _IMAGES = "tests/e2e/images/"
-_CLUSTERS = {"failover": 1, "cluster": 1, "network": 1, "product": 1, "under_load": 2, "upgrade": 2, "garbage": 2}
+_CLUSTERS = {
+    "failover": 1,
+    "cluster": 1,
+    "network": 1,
+    "product": 1,
+    "under_load": 2,
+    "upgrade": 2,
+    "garbage": 2,
+    "demo": 2,
+}
 """In which of three clusters the tests of a module run; those of all others do in the third. Most of them wait for
 something that has its time, so that clusters side by side take little more of the machine than one."""
 _TIMEOUT = 1800  # seconds, for a test with what it makes first

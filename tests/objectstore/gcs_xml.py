@@ -1,13 +1,16 @@
 """The XML API of Google Cloud Storage before fake-gcs-server, which knows the JSON API: `gcs_xml PORT UPSTREAM`.
 
 obstore speaks the XML API alone. What it needs is translated here, request by request, so that its objects and those
-that distribution writes by the JSON API are the same. No logins; parts of a multipart upload are kept in memory.
+that distribution writes by the JSON API are the same. No logins; parts of a multipart upload are kept in files.
 """
 
 import asyncio
 import itertools
 import sys
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import quote, unquote
 from xml.sax.saxutils import escape
 
@@ -20,9 +23,10 @@ HEADERS = ("ETag", "Last-Modified", "Content-Range", "Content-Type", "X-Goog-Gen
 class Gateway:
     """One upstream."""
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, folder: Path) -> None:
         self._upstream = upstream
-        self._uploads: dict[str, dict[int, bytes]] = {}
+        self._folder = folder
+        self._uploads: dict[str, dict[int, Path]] = {}
         self._ids = map(str, itertools.count(1))
 
     async def serve(self, port: int) -> None:
@@ -43,7 +47,7 @@ class Gateway:
             case "GET" | "HEAD":
                 return await self._read(bucket, key, request)
             case "DELETE" if upload:
-                self._uploads.pop(upload, None)
+                _remove(self._uploads.pop(upload, {}).values())
                 return web.Response(status=204)
             case "DELETE":
                 async with self._ask("DELETE", f"/storage/v1/b/{bucket}/o/{quote(key, safe='')}") as response:
@@ -55,11 +59,13 @@ class Gateway:
                 return _xml(f"<InitiateMultipartUploadResult>{text}</InitiateMultipartUploadResult>")
             case "POST" if upload:
                 parts = self._uploads.pop(upload)
-                await self._write(bucket, key, b"".join(parts[number] for number in sorted(parts)), None)
+                await self._write(bucket, key, _content(parts[number] for number in sorted(parts)), None)
+                _remove(parts.values())
                 return _xml("<CompleteMultipartUploadResult><ETag>x</ETag></CompleteMultipartUploadResult>")
             case "PUT" if upload:
                 number = int(request.query["partNumber"])
-                self._uploads[upload][number] = await request.read()
+                self._uploads[upload][number] = part = self._folder / f"{upload}-{number}"
+                part.write_bytes(await request.read())
                 return web.Response(headers={"ETag": f'"{number}"'})
             case "PUT" if source := request.headers.get("x-goog-copy-source"):
                 origin, _, original = unquote(source).partition("/")
@@ -71,7 +77,9 @@ class Gateway:
                 condition = request.headers.get("x-goog-if-generation-match")
                 return await self._write(bucket, key, await request.read(), condition)
 
-    async def _write(self, bucket: str, key: str, content: bytes, condition: str | None) -> web.Response:
+    async def _write(
+        self, bucket: str, key: str, content: bytes | AsyncIterator[bytes], condition: str | None
+    ) -> web.Response:
         query = f"uploadType=media&name={quote(key, safe='')}"
         if condition is not None:
             query += f"&ifGenerationMatch={condition}"
@@ -118,7 +126,11 @@ class Gateway:
         return _xml(f"<ListBucketResult>{objects}{folders}{following}</ListBucketResult>")
 
     def _ask(
-        self, method: str, path: str, content: bytes | None = None, headers: dict[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        content: bytes | AsyncIterator[bytes] | None = None,
+        headers: dict[str, str] | None = None,
     ) -> AbstractAsyncContextManager[ClientResponse]:
         url = URL(f"{self._upstream}{path}", encoded=True)
         return self._session.request(method, url, data=content, headers=headers)
@@ -128,5 +140,16 @@ def _xml(text: str) -> web.Response:
     return web.Response(text=f'<?xml version="1.0" encoding="UTF-8"?>{text}', content_type="application/xml")
 
 
+async def _content(parts: Iterable[Path]) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part.read_bytes()
+
+
+def _remove(parts: Iterable[Path]) -> None:
+    for part in parts:
+        part.unlink()
+
+
 if __name__ == "__main__":
-    asyncio.run(Gateway(sys.argv[2]).serve(int(sys.argv[1])))
+    with TemporaryDirectory() as folder:
+        asyncio.run(Gateway(sys.argv[2], Path(folder)).serve(int(sys.argv[1])))

@@ -6,7 +6,7 @@ import hmac
 import itertools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,6 +23,7 @@ from tests.server.pki import Pair
 
 STARTED_WITHIN = 150
 """Seconds; Node.js takes many on a busy machine."""
+EMPTY: Mapping[str, str] = {}
 KEY, SECRET = "test", "secret of the tests"
 GCS_XML = Path(__file__).with_name("gcs_xml.py")
 AZURE_ACCOUNT = "devstoreaccount1"
@@ -64,9 +65,9 @@ class Store:
     def stop(self) -> None:
         self._running.close()
 
-    def storage(self, root: str = "", **more: Any) -> dict[str, Any]:
-        """The `storage` block of a registry that keeps its content below `root`."""
-        return {self.kind: {**self.settings, "rootdirectory": root}, "delete": {"enabled": True}, **more}
+    def storage(self, root: str = "", *, keys: Mapping[str, Any] = EMPTY, **more: Any) -> dict[str, Any]:
+        """The `storage` block of a registry that keeps its content below `root`; `keys` are more of the driver's."""
+        return {self.kind: {**self.settings, "rootdirectory": root, **keys}, "delete": {"enabled": True}, **more}
 
     def files(self, root: str = "") -> Path:
         """Where an S3 server keeps the objects of a registry as files."""
@@ -75,17 +76,25 @@ class Store:
 
 
 @contextmanager
-def store(kind: str, need: Need, folder: Path, *, certificate: Pair | None = None) -> Iterator[Store]:
-    """An S3, GCS or Azure server on a free port, with an empty bucket; the first with TLS if it is given a pair."""
+def store(
+    kind: str, need: Need, folder: Path, *, certificate: Pair | None = None, large: bool = False
+) -> Iterator[Store]:
+    """An S3, GCS or Azure server on a free port, with an empty bucket.
+
+    S3 with TLS if it is given a pair; GCS in files rather than in memory where content is `large`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    if kind == "s3":
-        made = _versitygw(need, folder, certificate)
-    else:
-        made = {"gcs": _fake_gcs, "azure": _azurite}[kind](need, folder)
+    match kind:
+        case "s3":
+            made = _versitygw(need, folder, certificate)
+        case "gcs":
+            made = _fake_gcs(need, folder, "filesystem" if large else "memory")
+        case _:
+            made = _azurite(need, folder)
     made.start()
     try:
         if kind == "azure":
-            _make_container(made)
+            azure_request(made, "PUT", "/registry", {"restype": "container"})
         yield made
     finally:
         made.stop()
@@ -110,13 +119,15 @@ def _versitygw(need: Need, folder: Path, certificate: Pair | None) -> Store:
     return Store("s3", folder, [Program([*command, "posix", folder / "data"], port)], settings)
 
 
-def _fake_gcs(need: Need, folder: Path) -> Store:
+def _fake_gcs(need: Need, folder: Path, backend: str) -> Store:
     """With the XML API before it; distribution uses the JSON API alone, at the server itself."""
     port, behind = free_port(), free_port()
     (folder / "data/registry").mkdir(parents=True)
     url = f"127.0.0.1:{behind}"
     options = ["-scheme=http", f"-port={behind}", "-host=127.0.0.1", f"-public-host={url}"]
-    place = [f"-external-url=http://{url}", "-backend=memory", f"-data={folder / 'data'}"]
+    place = [f"-external-url=http://{url}", f"-backend={backend}", f"-data={folder / 'data'}"]
+    if backend == "filesystem":
+        place.append(f"-filesystem-root={folder / 'data'}")
     gateway = Program([sys.executable, GCS_XML, str(port), f"http://{url}"], port)
     return Store(
         "gcs",
@@ -158,20 +169,22 @@ def _azurite(need: Need, folder: Path) -> Store:
     return Store("azure", folder, [Program(command, port)], settings)
 
 
-def _make_container(made: Store) -> None:
-    """Azure's "Create Container", by a shared key (version 2021-12-02)."""
+def azure_request(
+    made: Store, method: str, path: str, query: Mapping[str, str] = EMPTY, headers: Mapping[str, str] = EMPTY
+) -> httpx.Response:
+    """A request without a body to a path of the account, by Azure's "Shared Key" (version 2021-12-02)."""
     date = datetime.now(UTC).strftime("%a, %d %b %Y %H:%M:%S GMT")
-    resource = f"/{AZURE_ACCOUNT}/{AZURE_ACCOUNT}/registry\nrestype:container"
-    text = f"PUT\n\n\n\n\n\n\n\n\n\n\n\nx-ms-date:{date}\nx-ms-version:2021-12-02\n{resource}"
+    named = {**headers, "x-ms-date": date, "x-ms-version": "2021-12-02"}
+    canonical = "".join(f"{name}:{value}\n" for name, value in sorted(named.items()))
+    resource = "\n".join(
+        (f"/{AZURE_ACCOUNT}/{AZURE_ACCOUNT}{path}", *(f"{name}:{value}" for name, value in sorted(query.items())))
+    )
+    text = f"{method}\n\n\n\n\n\n\n\n\n\n\n\n{canonical}{resource}"
     signature = base64.b64encode(hmac.digest(base64.b64decode(AZURE_KEY), text.encode(), hashlib.sha256)).decode()
-    headers = {
-        "x-ms-date": date,
-        "x-ms-version": "2021-12-02",
-        "authorization": f"SharedKey {AZURE_ACCOUNT}:{signature}",
-    }
-    url = f"{made.settings['serviceurl']}/registry?restype=container"
-    response = httpx.put(url, headers=headers)
-    assert response.status_code == 201, response.text
+    named["authorization"] = f"SharedKey {AZURE_ACCOUNT}:{signature}"
+    response = httpx.request(method, f"{made.settings['serviceurl']}{path}", params=query or None, headers=named)
+    assert response.is_success, response.text
+    return response
 
 
 def distribution_config(made: Store, root: str, address: str) -> str:

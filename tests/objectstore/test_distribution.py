@@ -1,15 +1,19 @@
 """distribution on the same bucket: each serves what the other wrote, and goes on with it."""
 
 import json
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
 import httpx
 import pytest
 
 from tests.fixtures.processes import free_port, server
-from tests.objectstore.stores import Store, distribution_config
+from tests.objectstore.stores import EMPTY, Store, azure_request, distribution_config
 from tests.server.content import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Repository, digest_of, image
 from tests.server.live import LiveRegistry, serving
 from tests.server.test_layout import DOCKER_IMAGE, LAYERS, _assert_served, _get, _push_to
@@ -28,8 +32,8 @@ def written(request: pytest.FixtureRequest, stores: Callable[[str], Store]) -> S
 
 
 @contextmanager
-def _ours(shared: Store, root: str, folder: Path) -> Iterator[LiveRegistry]:
-    storage = shared.storage(root, redirect={"disable": True})
+def _ours(shared: Store, root: str, folder: Path, keys: Mapping[str, Any] = EMPTY) -> Iterator[LiveRegistry]:
+    storage = shared.storage(root, keys=keys, redirect={"disable": True})
     with serving(folder / "ours", {"storage": storage}, environ=shared.environ) as registry:
         yield registry
 
@@ -112,3 +116,67 @@ def test_the_keys_are_its_own(stores: Callable[[str], Store], tmp_path: Path) ->
         f"{team}/_manifests/tags/v1/index/{slash}/link",
     }
     assert json.dumps(sorted(keys)).count("_uploads") == 0
+
+
+class TestKeysOfDistribution2:
+    """On Azure they began with a slash, which the third version's do not; the rest of them is the same."""
+
+    @pytest.fixture
+    def azure(self, stores: Callable[[str], Store]) -> Store:
+        return stores("azure")
+
+    @pytest.fixture
+    def old(self, azure: Store, distribution: Path, tmp_path: Path) -> dict[str, bytes]:
+        """What distribution has written, under the names that its second version gave."""
+        with _theirs(distribution, azure, f"/{tmp_path.name}", tmp_path) as peer:
+            manifests = _push_to(Repository(peer, "team/app"))
+        for key in _keys(azure, f"{tmp_path.name}/"):
+            source = f"{azure.settings['serviceurl']}/registry/{key}"
+            azure_request(azure, "PUT", f"/registry//{key}", headers={"x-ms-copy-source": source})
+            azure_request(azure, "DELETE", f"/registry/{key}")
+        return manifests
+
+    def test_are_served_and_gone_on_with(self, azure: Store, old: dict[str, bytes], tmp_path: Path) -> None:
+        before = set(_keys(azure, f"/{tmp_path.name}/"))
+        with _ours(azure, f"/{tmp_path.name}", tmp_path, {"trimlegacyrootprefix": False}) as registry:
+            _assert_served(registry.client(), old)
+            ours = Repository(registry.client(), "team/app")
+            assert ours.client.get("/v2/_catalog").json()["repositories"] == ["team/app"]
+            moved = ours.push_image("latest", layers=[b"third layer", b"\0" * (20 << 20)])
+            assert ours.client.delete("/v2/team/app/manifests/docker").status_code == 202
+        with _ours(azure, f"/{tmp_path.name}", tmp_path / "again", {"trimlegacyrootprefix": False}) as registry:
+            again = Repository(registry.client(), "team/app")
+            assert again.tags() == ["index", "latest"]
+            assert _get(again, "latest") == moved
+            assert again.get_blob(digest_of(b"\0" * (20 << 20))).content == b"\0" * (20 << 20)
+        assert _keys(azure, f"{tmp_path.name}/") == []
+        after = set(_keys(azure, f"/{tmp_path.name}/"))
+        assert {key for key in before - after if "/blobs/" in key} == set()
+        assert any(digest_of(moved)[7:] in key for key in after - before)
+
+    def test_are_not_hidden(self, azure: Store, old: dict[str, bytes], tmp_path: Path) -> None:
+        started = _start(azure, f"/{tmp_path.name}", tmp_path, {})
+        assert "storage.azure.trimlegacyrootprefix: false serves them" in started
+
+    def test_do_not_hide_others(self, azure: Store, tmp_path: Path) -> None:
+        with _ours(azure, f"/{tmp_path.name}", tmp_path) as registry:
+            Repository(registry.client(), "team/app").push_image("v1")
+        started = _start(azure, f"/{tmp_path.name}", tmp_path, {"trimlegacyrootprefix": False})
+        assert "remove storage.azure.trimlegacyrootprefix: false, which hides them" in started
+
+
+def _start(made: Store, root: str, folder: Path, keys: Mapping[str, Any]) -> str:
+    """What a server says that does not start."""
+    config = folder / "refused.yml"
+    config.write_text(json.dumps({"version": 0.1, "storage": made.storage(root, keys=keys), "http": {"addr": ":0"}}))
+    command = [sys.executable, "-m", "registry_server", "serve", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0
+    return done.stdout + done.stderr
+
+
+def _keys(azure: Store, prefix: str) -> list[str]:
+    query = {"restype": "container", "comp": "list", "prefix": prefix}
+    page = ElementTree.fromstring(azure_request(azure, "GET", "/registry", query).content)  # noqa: S314, the tests' own
+    assert not page.findtext("NextMarker")
+    return [blob.findtext("Name", "") for blob in page.iterfind("Blobs/Blob")]

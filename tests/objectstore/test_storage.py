@@ -28,7 +28,7 @@ LARGE = [hashlib.shake_128(bytes([number])).digest(1 << 20) for number in range(
 """More than a part of a large object."""
 
 
-@pytest.fixture(params=["filesystem", "s3", "gcs", "azure"])
+@pytest.fixture(params=["filesystem", "s3", "gcs", "azure", "azure with keys of distribution 2"])
 def open_(
     request: pytest.FixtureRequest,
     stores: Callable[[str], Store],
@@ -39,10 +39,11 @@ def open_(
     if request.param == "filesystem":
         settings = Settings(filesystem={"rootdirectory": str(tmp_path)})
     else:
-        store = stores(request.param)
+        kind, *old = request.param.split(maxsplit=1)
+        store = stores(kind)
         for name, value in store.environ.items():
             monkeypatch.setenv(name, value)
-        settings = Settings(**store.storage(f"/{tmp_path.name}"))
+        settings = Settings(**store.storage(f"/{tmp_path.name}", keys={"trimlegacyrootprefix": False} if old else {}))
     return lambda: open_storage(settings)
 
 

@@ -140,6 +140,10 @@ class TestFaults:
                 {"azure": {"accountname": "abc", "container": "c", "accountkey": "a", "sastoken": "b"}},
                 "storage.azure: accountkey and sastoken are two ways to log in; keep one",
             ),
+            (
+                {"azure": {"accountname": "abc", "container": "c", "trimlegacyrootprefix": False}},
+                "storage.azure: keys that begin with / take accountkey, sastoken or connectionstring; give one of",
+            ),
             ({"filesystem": {}, "s3": {"bucket": "b"}}, "storage: has 2 drivers, filesystem and s3; keep the one"),
             ({"delete": {"enabled": True}}, "storage: has no driver; add filesystem:"),
         ],

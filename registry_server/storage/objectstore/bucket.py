@@ -13,11 +13,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import obstore
 from obstore import exceptions
 
+from registry_server.parallel import in_parallel
 from registry_server.storage.contract import StorageError, StorageFull, StorageRefused
 from registry_server.storage.objectstore.breaker import Breaker
 from registry_server.storage.observing import Observer
@@ -52,6 +53,14 @@ class Conflict(Exception):
     """Another request has changed an object, or made it, in between."""
 
 
+class Objects(Protocol):
+    """Lists and removes objects. obstore's stores do; its types say what comes back."""
+
+    def list(self, prefix: str, *, chunk_size: int) -> Any: ...
+    async def list_with_delimiter_async(self, prefix: str) -> Any: ...
+    async def delete_async(self, paths: str | Sequence[str]) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Clients:
     """What obstore opens a bucket with; see `connect`."""
@@ -72,6 +81,8 @@ class Clients:
     """Of every object written, such as its storage class."""
     copies: bool = True
     """Whether a copy made by the store is like an object written."""
+    objects: Objects | None = None
+    """To list and to remove, where `quick` can't."""
     copied: Callable[[str], Awaitable[None]] | None = None
     """Waits for a copy to be complete, where a store says that it is before it is."""
     accepts: Callable[[], Awaitable[None]] | None = None
@@ -92,6 +103,7 @@ class Bucket:
 
     def __init__(self, clients: Clients, root: str, observe: Observer) -> None:
         self._clients = clients
+        self._objects: Objects = clients.objects or clients.quick
         self._root = f"{root}/" if root else ""
         self._observe = observe
         self._breaker = Breaker()
@@ -253,14 +265,14 @@ class Bucket:
             return
         with self._asking("delete"):
             try:
-                await obstore.delete_async(self._clients.quick, [self._root + key for key in keys])
+                await self._objects.delete_async([self._root + key for key in keys])
             except FileNotFoundError:
                 # Stores that delete one by one stop at the first that is gone.
-                await asyncio.gather(*(self._delete_one(key) for key in keys))
+                await in_parallel(self._delete_one, keys)
 
     async def _delete_one(self, key: str) -> None:
         try:
-            await obstore.delete_async(self._clients.quick, self._root + key)
+            await self._objects.delete_async(self._root + key)
         except FileNotFoundError:
             return
 
@@ -268,13 +280,13 @@ class Bucket:
         """The names of the folders and of the objects in a folder."""
         prefix = f"{self._root}{path}"
         with self._asking("list"):
-            found = await obstore.list_with_delimiter_async(self._clients.quick, prefix)
+            found = await self._objects.list_with_delimiter_async(prefix)
         folders = [folder.rstrip("/").rpartition("/")[2] for folder in found["common_prefixes"]]
         return folders, [entry["path"].rpartition("/")[2] for entry in found["objects"]]
 
     async def below(self, path: str) -> AsyncGenerator[list[Entry]]:
         """All objects below a folder, in the order of their keys, some at a time."""
-        listing = obstore.list(self._clients.quick, f"{self._root}{path}", chunk_size=1000)
+        listing = aiter(self._objects.list(f"{self._root}{path}", chunk_size=1000))
         while True:
             with self._asking("list"):
                 try:

@@ -3,7 +3,9 @@
 import ipaddress
 import json
 import os
+from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
@@ -13,7 +15,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 from registry_server.config import GCS, S3, Azure, Drivers, Storage
 from registry_server.storage.contract import StorageRefused
 from registry_server.storage.objectstore import azure
-from registry_server.storage.objectstore.bucket import Clients
+from registry_server.storage.objectstore.bucket import Clients, Objects
 
 CONNECTED_WITHIN: Final = timedelta(seconds=3)
 ANSWERED_WITHIN: Final = timedelta(seconds=20)
@@ -129,26 +131,39 @@ def _azure(settings: Azure, *, redirect: bool) -> Clients:
     config = {"account_name": settings.accountname, "endpoint": endpoint, **credentials}
     endpoint, container = config["endpoint"].rstrip("/"), settings.container
 
-    def client(options: dict[str, Any], **place: str) -> AzureStore:
-        place = place or {"container_name": container}
+    def client(options: dict[str, Any], place: Mapping[str, str]) -> AzureStore:
         return AzureStore(config=cast(Any, {**config, **place}), **_patient(options, insecure=settings.skipverify))
 
-    quick = client(_QUICK)
-    reads_headers = azure.address(quick, endpoint, container, config.get("sas_key"))
+    plain = {"container_name": container}
     # An empty name after the container's is the slash that the keys of distribution 2 begin with.
-    slashed = client(_QUICK, container_name="", endpoint=f"{endpoint}/{container}")
-    root = settings.rootdirectory.strip("/")
+    slashed = {"container_name": "", "endpoint": f"{endpoint}/{container}"}
+    place, elsewhere = (plain, slashed) if settings.trimlegacyrootprefix else (slashed, plain)
+    quick, other = client(_QUICK, place), client(_QUICK, elsewhere)
+    root, trust = f"{settings.rootdirectory.strip('/')}/".lstrip("/"), not settings.skipverify
+    signature = azure.signature(config)
+    by_hand = None if signature is None else azure.SlashedObjects(f"{endpoint}/{container}", signature, trust)
+    objects: Objects | None = None
+    if settings.trimlegacyrootprefix:
+        address = azure.address(quick, endpoint, container, config.get("sas_key"))
+        accepts = partial(azure.refuse_slashed, quick, by_hand or other, root)
+    elif by_hand is not None:
+        objects, address = by_hand, by_hand.address
+        accepts = partial(azure.refuse_plain, other, root)
+    else:
+        raise StorageRefused("keys that begin with / take a connectionstring with AccountKey or a signature")
+    # A shared access signature can't sign others, and obstore none for a key with a slash before it.
+    signs = redirect and "sas_key" not in config and settings.trimlegacyrootprefix
     return Clients(
         quick=quick,
-        bulk=client(_BULK),
-        copying=client(_COPY),
-        # A shared access signature can't sign others.
-        signing=quick if redirect and "sas_key" not in config else None,
+        bulk=client(_BULK, place),
+        copying=client(_COPY, place),
+        signing=quick if signs else None,
         chunk=settings.chunksize,
         name=f"Azure container {container}",
         attributes={},
-        copied=lambda key: azure.copied(reads_headers, key, trust=not settings.skipverify),
-        accepts=lambda: azure.refuse_old_keys(quick, slashed, f"{root}/" if root else ""),
+        objects=objects,
+        copied=partial(azure.copied, address, trust=trust),
+        accepts=accepts,
     )
 
 
