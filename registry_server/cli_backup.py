@@ -79,7 +79,7 @@ def run(config: Path, as_: str) -> None:
             lease(sides.archive.storage.aside, JOB, exclusive=False) as held,
         ):
             made: list[Run] = []
-            async with noting(sides.storage.aside, JOB, lambda: _outcome(made)):
+            async with noting(sides.storage.aside, JOB, lambda: _outcome(made, account)):
                 now = datetime.now(UTC)
                 async for event in back_up(sides.storage, sides.metadata, sides.archive, lease=held, now=now):
                     if isinstance(event, Run):
@@ -101,15 +101,15 @@ def run(config: Path, as_: str) -> None:
     sys.exit(INCOMPLETE if made.problems else 0)
 
 
-def _outcome(runs: "list[Run]") -> "Outcome":
-    """Of the run that was made; nothing before it is."""
+def _outcome(runs: "list[Run]", account: "_Account") -> "Outcome":
+    """Of the run that was made; before it is, how far it has come."""
     from registry_server.jobs.runs import Outcome, Sum
 
     for made in runs:
         error = f"{len(made.problems)} contents could not be kept" if made.problems else None
         sums = {"held": Sum(made.contents, made.bytes), "copied": Sum(made.copied, made.copied_bytes)}
-        return Outcome(sums, error)
-    return Outcome()
+        return Outcome(sums, error, made.id)
+    return account.so_far()
 
 
 @backup_group.command(name="list")
@@ -241,7 +241,7 @@ def restore(config: Path, wanted: tuple[str, ...], run_id: str | None, dry_run: 
             )
             return Restored(len(chosen), tags, manifests)
         async with lease(sides.storage.aside, "restore", exclusive=False) as held:
-            return await _bring_back(sides, chosen, account, held)
+            return await _bring_back(sides, chosen, account, held, "restore")
 
     settings = load(config, os.environ).config
     with _told(as_) as account:
@@ -283,7 +283,7 @@ def bootstrap(config: Path, as_: str) -> None:
                 return None
             run = await _run(sides.archive, found.run if found else _bootstrap(settings).run)
             await settle(aside, Origin(run.id, complete=False))
-            restored = await _bring_back(sides, await sides.archive.index(run), account, held)
+            restored = await _bring_back(sides, await sides.archive.index(run), account, held, JOB)
             if not _beyond(run, [*account.problems, *restored.differences]):
                 await settle(aside, Origin(run.id, complete=True))
             else:
@@ -300,19 +300,21 @@ def bootstrap(config: Path, as_: str) -> None:
 
 
 async def _bring_back(
-    sides: "_Sides", chosen: "Mapping[str, Holdings]", account: "_Account", held: "Lease"
+    sides: "_Sides", chosen: "Mapping[str, Holdings]", account: "_Account", held: "Lease", job: str
 ) -> "Restored":
     from registry_server.jobs import backup
     from registry_server.jobs.backup import Restored
+    from registry_server.jobs.runs import noting
     from registry_server.jobs.transfer import Done
 
-    async for event in backup.restore(sides.archive, chosen, sides.storage, sides.metadata, lease=held):
-        if isinstance(event, Restored):
-            return event
-        if isinstance(event, Done):
-            account.problems += [f"{event.repository}: {problem}" for problem in event.problems]
-        else:
-            account.tell(event)
+    async with noting(sides.storage.aside, job, account.so_far):
+        async for event in backup.restore(sides.archive, chosen, sides.storage, sides.metadata, lease=held):
+            if isinstance(event, Restored):
+                return event
+            if isinstance(event, Done):
+                account.problems += [f"{event.repository}: {problem}" for problem in event.problems]
+            else:
+                account.tell(event)
     raise AssertionError
 
 
@@ -384,6 +386,7 @@ class _Account:
 
     contents: int = 0
     bytes: int = 0
+    planned: "Planned | None" = None
     problems: list[str] = field(default_factory=list)
     incomplete: bool = False
     """Whether another try may bring more."""
@@ -393,6 +396,7 @@ class _Account:
 
         match event:
             case Planned():
+                self.planned = event
                 self.plan(event)
             case Copied():
                 self.contents += 1
@@ -401,6 +405,13 @@ class _Account:
             case Problem():
                 self.problems.append(event.text)
                 self.complain(event.text)
+
+    def so_far(self) -> "Outcome":
+        """How much of what there is to copy is copied."""
+        from registry_server.jobs.runs import Outcome, Sum
+
+        expected = Sum(self.planned.contents, self.planned.bytes) if self.planned else None
+        return Outcome({"copied": Sum(self.contents, self.bytes)}, expected=expected)
 
     def plan(self, planned: "Planned") -> None:
         """Say what there is to do."""
@@ -432,16 +443,13 @@ class _Lines(_Account):
 
     def __init__(self) -> None:
         super().__init__()
-        self._planned = 0
         self._said = time.monotonic()
-
-    def plan(self, planned: "Planned") -> None:
-        self._planned = planned.bytes
 
     def advance(self, size: int) -> None:  # noqa: ARG002  (all are counted already)
         if time.monotonic() - self._said > SAY_EVERY:
             self._said = time.monotonic()
-            click.echo(f"{self.contents} contents so far, {_size(self.bytes)} of {_size(self._planned)}", err=True)
+            planned = self.planned.bytes if self.planned else 0
+            click.echo(f"{self.contents} contents so far, {_size(self.bytes)} of {_size(planned)}", err=True)
 
 
 @contextmanager

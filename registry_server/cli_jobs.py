@@ -22,6 +22,7 @@ def explained() -> Iterator[None]:
     """Ends the program with what a person can do, where the block breaks off for a reason that is no defect."""
     from registry_server.jobs.backup import BackupError
     from registry_server.jobs.occupancy import LeaseLost, Occupied
+    from registry_server.jobs.runs import Cancelled
     from registry_server.storage.contract import StorageError
 
     try:
@@ -30,6 +31,8 @@ def explained() -> Iterator[None]:
         text = str(error)
     except Occupied as error:
         text = f"{error}; try again when it is done"
+    except Cancelled:
+        text = "it was cancelled; nothing is lost: run it again, it goes on where it stopped"
     except (StorageError, LeaseLost) as error:
         text = f"{error}; nothing is lost: run it again, it goes on where it stopped"
     else:

@@ -108,6 +108,10 @@ JOB_SUCCESS: Final = Family(
 JOB_BYTES: Final = Family(
     "regatta_job_bytes", "Bytes that a job's last run discarded, purged, copied or held.", ("job", "what")
 )
+JOB_RUNNING: Final = Family("regatta_job_running", "1 while a job runs.", ("job",))
+JOB_REMAINING: Final = Family(
+    "regatta_job_remaining_seconds", "How long a job that runs will take at its pace so far.", ("job",)
+)
 MEASURED: Final = (
     USED_BYTES,
     USED_TAGS,
@@ -119,6 +123,8 @@ MEASURED: Final = (
     JOB_SECONDS,
     JOB_SUCCESS,
     JOB_BYTES,
+    JOB_RUNNING,
+    JOB_REMAINING,
 )
 """What one worker of a server finds out now and then."""
 GAUGES: Final = (IN_FLIGHT, PENDING, *MEASURED)

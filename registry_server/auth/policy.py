@@ -33,6 +33,8 @@ class Rule:
     named: frozenset[str]
     """Users, ServiceAccounts and groups, as the configuration has them."""
     repositories: re.Pattern[str]
+    everywhere: bool
+    """Whether those are all there are, and may be."""
     actions: frozenset[Action]
 
     @classmethod
@@ -43,6 +45,7 @@ class Rule:
             authenticated="authenticated" in subjects,
             named=subjects,
             repositories=compile_globs(policy.repositories),
+            everywhere="**" in policy.repositories,
             actions=frozenset(policy.actions or ()) if policy.role is None else ROLES[policy.role],
         )
 
@@ -67,8 +70,12 @@ class AccessPolicy:
     may_list: Callable[[Subject], bool]
     """Whether there is anything a subject may pull; the catalog then shows that and nothing else."""
 
+    administers: Callable[[Subject], bool]
+    """Whether a subject has the registry as a whole: `admin` of all repositories (`**`)."""
+
     def __init__(self, rules: tuple[Rule, ...]) -> None:
         self._rules = rules
+        self.administers = lru_cache(_REMEMBERED)(self._administers)
         self.allows = lru_cache(_REMEMBERED)(self._decide)
         self.may_list = lru_cache(_REMEMBERED)(self._may_list)
 
@@ -82,6 +89,9 @@ class AccessPolicy:
 
     def _may_list(self, subject: Subject) -> bool:
         return any("pull" in rule.actions and rule.covers(subject) for rule in self._rules)
+
+    def _administers(self, subject: Subject) -> bool:
+        return any(rule.everywhere and "admin" in rule.actions and rule.covers(subject) for rule in self._rules)
 
     def _decide(self, subject: Subject, repository: str, action: Action) -> bool:
         return any(rule.grants(subject, repository, action) for rule in self._rules)

@@ -18,6 +18,7 @@ from registry_server.health import ServerHealth
 from registry_server.http.engine import Exchange, Scope, StreamBroken, stream
 from registry_server.http.errors import error_response
 from registry_server.http.handlers import JSON, Handler
+from registry_server.http.jobs import JobsPage
 from registry_server.http.message import File, Headers, Request, Response, Stream
 from registry_server.http.reporter import Reporter
 from registry_server.http.routes import METHODS, Resource, Target, find
@@ -27,6 +28,7 @@ from registry_server.log import AccessLog
 from registry_server.metrics import CONTENT_TYPE, Metrics
 from registry_server.reference import is_repository
 from registry_server.registry.errors import NameUnknown, Unauthorized
+from registry_server.storage.contract import StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -210,24 +212,30 @@ class App:
 
 @dataclass(frozen=True, slots=True)
 class DebugApp:
-    """The application of the debug port: health and metrics, without a login."""
+    """The application of the debug port: health, metrics and how jobs went, without a login."""
 
     health: ServerHealth
     metrics: Metrics
     metrics_path: str | None
+    jobs: JobsPage
 
     async def __call__(self, scope: Scope, protocol: Exchange, closing: bool) -> None:
         """Answer one request."""
-        send(protocol, self._respond(scope.method, scope.path), head=scope.method == "HEAD")
+        send(protocol, await self._respond(scope.method, scope.path), head=scope.method == "HEAD")
 
-    def _respond(self, method: str, path: str) -> Response:
+    async def _respond(self, method: str, path: str) -> Response:
         if method not in ("GET", "HEAD"):
             return _method_not_allowed(("GET", "HEAD"))
         if path == self.metrics_path:
             return Response(200, [("content-type", CONTENT_TYPE)], self.metrics.exposition())
         if path in ("/healthz", "/readyz"):
             return health_response(path[1:], self.health)
-        return Response(404, [("content-type", "text/plain")], b"here are /healthz, /readyz and the metrics\n")
+        if path == "/jobs":
+            try:
+                return Response(200, [JSON, ("cache-control", "no-store")], await self.jobs.content())
+            except StorageError as error:
+                return error_response(error)
+        return Response(404, [("content-type", "text/plain")], b"here are /healthz, /readyz, /jobs and the metrics\n")
 
 
 def health_response(resource: str, health: ServerHealth) -> Response:

@@ -29,6 +29,8 @@ STATUS: Final[dict[type[errors.RegistryError], int]] = {
     errors.Unauthorized: 401,
     errors.Denied: 403,
     errors.Unsupported: 405,
+    errors.JobUnknown: 404,
+    errors.JobOccupied: 409,
     errors.TooManyRequests: 429,
     errors.Unavailable: 503,
 }

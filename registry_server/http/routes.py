@@ -18,6 +18,8 @@ Resource = Literal[
     "referrers",
     "usage",
     "usages",
+    "jobs",
+    "job",
     "token",
     "healthz",
     "readyz",
@@ -34,6 +36,8 @@ METHODS: Final[dict[Resource, dict[str, Action]]] = {
     "referrers": {"GET": "pull", "HEAD": "pull"},
     "usage": {"GET": "pull", "HEAD": "pull"},
     "usages": {"GET": "pull", "HEAD": "pull"},
+    "jobs": {"GET": "admin", "HEAD": "admin"},
+    "job": {"POST": "admin", "DELETE": "admin"},
     "token": {"GET": "pull", "HEAD": "pull", "POST": "pull"},
     "healthz": {"GET": "pull", "HEAD": "pull"},
     "readyz": {"GET": "pull", "HEAD": "pull"},
@@ -43,11 +47,15 @@ METHODS: Final[dict[Resource, dict[str, Action]]] = {
 LISTS: Final[frozenset[Resource]] = frozenset({"catalog", "usages"})
 """What tells of all repositories, as far as the asker may see them."""
 
+ADMINISTRATION: Final[frozenset[Resource]] = frozenset({"jobs", "job"})
+"""What is about the registry as a whole, and takes its administrator."""
+
 _FIXED: Final[dict[str, Resource]] = {
     "/v2": "base",
     "/v2/": "base",
     "/v2/_catalog": "catalog",
     "/v2/_regatta/usage": "usages",
+    "/v2/_regatta/jobs": "jobs",
     "/auth/token": "token",
     "/healthz": "healthz",
     "/readyz": "readyz",
@@ -62,7 +70,7 @@ class Target:
     repository: str = ""
     """Empty for what is about no repository."""
     reference: str = ""
-    """A tag, a digest or an upload's id, not yet checked."""
+    """A tag, a digest, an upload's id or a job's name, not yet checked."""
 
 
 def find(path: str) -> Target | None:
@@ -86,6 +94,8 @@ def find(path: str) -> Target | None:
         return _target("blob", rest, reference)
     if collection == "tags" and reference == "list":
         return _target("tags", rest, "")
+    if collection == "jobs" and rest == "/v2/_regatta" and reference:
+        return Target("job", reference=reference)
     if collection == "_regatta" and reference == "usage":
         return _target("usage", rest, "")
     if collection == "referrers" and reference:

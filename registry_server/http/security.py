@@ -17,7 +17,7 @@ from registry_server.config import Action, Token
 from registry_server.http.engine import Scope
 from registry_server.http.message import Request
 from registry_server.http.origin import Networks, client_address, external
-from registry_server.http.routes import LISTS, METHODS, Target
+from registry_server.http.routes import ADMINISTRATION, LISTS, METHODS, Target
 from registry_server.registry.errors import Denied, TooManyRequests, Unauthorized, Unavailable
 
 logger = logging.getLogger(__name__)
@@ -93,6 +93,8 @@ class Security:
         if target.resource == "base":
             # A client learns here how to log in; where logins exist it must, if only to get a token for nobody.
             allowed = granted = login is not NOBODY or not self.has_logins
+        elif target.resource in ADMINISTRATION:
+            allowed, granted = self.policy.administers(login.subject), login.grants is None
         elif not target.repository:
             # The catalog shows only what its reader may pull.
             allowed, granted = self.policy.may_list(login.subject), login.grants is None or login.grants.catalog

@@ -151,6 +151,11 @@ async def _next(aside: Aside) -> int:
     return newest + 1
 
 
+async def refuse_occupied(aside: Aside) -> None:
+    """Raises Occupied where a job is at work, so that no other can begin; StorageError."""
+    await _next(aside)
+
+
 async def _beat(aside: Aside, number: int, held: Lease, write: Callable[[], Awaitable[None]]) -> None:
     while not held.lost.is_set():
         await asyncio.sleep(BEAT)

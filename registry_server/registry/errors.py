@@ -8,9 +8,10 @@
     ├── ManifestTooLarge                                                    more than a manifest may have
     ├── Unauthorized, Denied                                                who asks may not
     ├── Unsupported                                                         switched off or unknown here
+    ├── JobUnknown, JobOccupied                                             no such job, or not now
     └── TooManyRequests, Unavailable                                        later, perhaps
 
-Source: distribution-spec "Error Codes"; those beyond it are distribution's own.
+Source: distribution-spec "Error Codes"; those beyond it are distribution's, and of jobs ours.
 """
 
 from typing import Any, ClassVar
@@ -95,6 +96,14 @@ class Denied(RegistryError):
 
 class Unsupported(RegistryError):
     code, message = "UNSUPPORTED", "the operation is unsupported"
+
+
+class JobUnknown(RegistryError):
+    code, message = "JOB_UNKNOWN", "there is no such job"
+
+
+class JobOccupied(RegistryError):
+    code, message = "JOB_OCCUPIED", "another job is at work"
 
 
 class TooManyRequests(RegistryError):

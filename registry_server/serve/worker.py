@@ -26,11 +26,13 @@ from registry_server.health import ServerHealth
 from registry_server.http.app import App, DebugApp
 from registry_server.http.engine import Listener
 from registry_server.http.handlers import Handler, Handlers
+from registry_server.http.jobs import JobHandlers, JobsPage
 from registry_server.http.reporter import Reporter
 from registry_server.http.routes import Resource
 from registry_server.http.security import Security
 from registry_server.http.token import TokenEndpoint
 from registry_server.jobs.occupancy import Presence
+from registry_server.jobs.recurring import Job
 from registry_server.jobs.transfer import not_imported
 from registry_server.log import AccessLog
 from registry_server.metadata.drivers import open_metadata
@@ -42,8 +44,9 @@ from registry_server.registry.manifest import understand
 from registry_server.registry.quotas import Limit
 from registry_server.registry.rules import Rules
 from registry_server.serve.bootstrap import bootstrapped
+from registry_server.serve.jobs import Jobs
 from registry_server.serve.preparation import open_journal, read_certificate
-from registry_server.serve.schedule import Job, Schedule
+from registry_server.serve.schedule import Schedule
 from registry_server.serve.shared import Shared
 from registry_server.serve.usage import MEASURE_EVERY, measured
 from registry_server.storage import open_storage
@@ -103,6 +106,7 @@ class Worker:
         self._journal = open_journal(config)
         self._recorder = None if self._journal is None else Recorder(self._journal, config.notifications, self._metrics)
         self._schedule = Schedule(self._storage.aside, shared.config_file, lambda: Job.of(self._followed.current))
+        self._jobs = Jobs(self._storage.aside, shared.config_file, lambda: self._followed.current)
         self._app = self._build_app()
         self._presence = Presence(self._storage.aside, f"{shared.instance}-{index}")
         self._certificate = read_certificate(config)
@@ -184,12 +188,13 @@ class Worker:
         read_only = config.storage.maintenance.readonly.enabled
         # A cache that may not write serves what it has.
         through = None if read_only else self._pull_through
-        return Handlers(
+        handlers = Handlers(
             self._registry if through is None else through.registry,
             base_url=f"{base_url}{config.http.prefix.rstrip('/')}",
             delete_enabled=config.storage.delete.enabled,
             read_only=read_only,
-        ).table()
+        )
+        return handlers.table() | JobHandlers(self._jobs, read_only=read_only).table()
 
     def _open_pull_through(self, pages: Pages) -> "PullThrough | None":
         settings = self._shared.config.proxy
@@ -235,7 +240,7 @@ class Worker:
         if settings is None or self._shared.debug is None:
             return None
         path = settings.prometheus.path if settings.prometheus.enabled else None
-        app = DebugApp(self._health, self._metrics, path)
+        app = DebugApp(self._health, self._metrics, path, JobsPage(self._jobs))
         return Listener(app, self._shared.debug, certificate=None, http2=False)
 
     def _background(self) -> list[Coroutine[Any, Any, None]]:
@@ -253,7 +258,8 @@ class Worker:
             work.append(self._look_for_what_was_not_imported())
         if self._index == 0:
             work.append(self._measure_usage())
-            work.append(self._schedule.run(read_only=self._read_only, measured=self._metrics.measured))
+            work.append(self._schedule.run(read_only=self._read_only))
+            work.append(self._schedule.measure(self._metrics.measured))
         if self._index == 0 and self._pull_through is not None:
             work.append(self._pull_through.housekeep(paused=self._read_only))
         if self._index == 0 and self._journal is not None:

@@ -10,8 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from registry_server.config import Backup, Recurring
+from registry_server.jobs.recurring import Job
 from registry_server.jobs.runs import Run
-from registry_server.serve.schedule import Job
 from tests.server.conftest import Serve
 from tests.server.content import Repository
 from tests.server.live import until
