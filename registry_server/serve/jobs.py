@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from registry_server.config import Config
+from registry_server.config.backup import Destination
 from registry_server.config.scalars import format_duration
-from registry_server.jobs import runs
+from registry_server.jobs import backup, runs
+from registry_server.jobs.backup import Archive
 from registry_server.jobs.occupancy import refuse_occupied
 from registry_server.jobs.recurring import Job
 from registry_server.jobs.runs import Run, Underway
 from registry_server.serve.schedule import do
-from registry_server.storage.contract import Aside
+from registry_server.storage import open_storage
+from registry_server.storage.contract import Aside, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +31,8 @@ class Jobs:
         self._config_file = config_file
         self._config = config
         self._begun: set[asyncio.Task[None]] = set()
+        self._destination: Destination | None = None
+        self._archive: Archive
 
     async def document(self) -> dict[str, Any]:
         """All jobs, and those that run, as JSON has them. Raises StorageError."""
@@ -74,7 +79,20 @@ class Jobs:
             "when": when,
             "next": None if math.isinf(wait) else _time(now + max(wait, 0.0)),
             "runs": [_ended(run) for run in known],
+            **({"kept": await self._kept()} if job.name == backup.JOB else {}),
         }
+
+    async def _kept(self) -> list[str] | None:
+        """The runs that the archive of backups has; None where it does not answer."""
+        settings = self._config().backup
+        assert settings is not None  # noqa: S101, else there is no such job
+        if settings.destination != self._destination:
+            self._destination, self._archive = settings.destination, Archive(open_storage(settings.destination))
+        try:
+            return await self._archive.ids()
+        except StorageError as error:
+            logger.warning("backup.destination does not say which runs it has: %s", error)
+            return None
 
 
 def _ended(run: Run) -> dict[str, Any]:

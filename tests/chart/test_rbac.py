@@ -12,6 +12,7 @@ from registry_operator.api.kinds import (
     NETWORK_POLICY,
     PERSISTENT_VOLUME_CLAIM,
     REGISTRY,
+    REGISTRY_BACKUP,
     SECRET,
     SERVICE,
     SERVICE_ACCOUNT,
@@ -20,8 +21,10 @@ from registry_operator.api.kinds import (
 from registry_operator.api.names import child_labels
 from registry_operator.cluster.kubernetes.api import path
 from tests.chart.charts import Helm, Json, one, operator_arguments
+from tests.operator.answers import jobs_url
 from tests.operator.kube import Kube, eventually, operator
 from tests.operator.reconcile_world import World
+from tests.operator.test_reconcile_jobs import BACKED_UP, SECOND, run, says
 
 REVIEW = Kind("authorization.k8s.io/v1", "SubjectAccessReview", "subjectaccessreviews", namespaced=False)
 LOGIN = "ci:$2b$10$abcdefghijklmnopqrstuuKCPDuDmdCMGuzMS4yMAPpSLP.1NZqDu"
@@ -113,7 +116,23 @@ def live_a_whole_life(world: World) -> None:
     eventually(lambda: "tls" not in volumes(world))
     world.roll_out()
     eventually(lambda: not any(world.get(kind, "team-old") for kind in LEFTOVERS))
+    back_up(world)
     world.kube.delete(REGISTRY, world.namespace, "team")
+
+
+def back_up(world: World) -> None:
+    """A run comes and goes, another Registry wants to begin with it."""
+    ended = run("2026-01-01T02:05:00Z", SECOND)
+    world.server_says(says(ended, kept=[SECOND]))
+    world.change(BACKED_UP)
+    backup = f"team-{SECOND.lower()}"
+    eventually(lambda: world.get(REGISTRY_BACKUP, backup))
+    world.server_says(says(ended, kept=[]))
+    world.change({"log": {"level": "debug"}})
+    eventually(lambda: world.get(REGISTRY_BACKUP, backup) is None)
+    world.create({"bootstrap": {"backup": {"name": backup}}}, name="again")
+    eventually(lambda: world.kube.condition(world.namespace, "again", "Degraded").get("reason") == "BackupMissing")
+    world.kube.delete(REGISTRY, world.namespace, "again")
 
 
 def degraded(world: World) -> str:
@@ -158,7 +177,9 @@ def test_the_operator_may_do_what_it_does_and_no_more(
         account = one(objects, "ServiceAccount")["metadata"]["name"]
         token = kube.api.kubectl("create", "token", account, f"--namespace={system}").strip()
         grants = granted(objects, account)
-        with operator(kube.api.kubeconfig_for(token), tmp_path, *operator_arguments(objects, system)) as process:
+        with operator(
+            kube.api.kubeconfig_for(token), tmp_path, *operator_arguments(objects, system), f"--jobs-url={jobs_url()}"
+        ) as process:
             process.await_running()
             try:
                 live_a_whole_life(world)

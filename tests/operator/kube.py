@@ -20,7 +20,7 @@ import httpx
 import pytest
 
 from registry_operator.api import crd
-from registry_operator.api.kinds import CHILDREN, REGISTRY, Kind
+from registry_operator.api.kinds import CHILDREN, REGISTRY, REGISTRY_BACKUP, Kind
 from registry_operator.api.names import REGISTRY_LABEL
 from registry_operator.cluster.kubernetes.api import Api, path
 from tests.fixtures import forked
@@ -69,7 +69,7 @@ class Kube:
             self._api = self._loop.run(Api.connect(user_agent="regatta-test/1"))
         install_crds(api)
         # `kubectl wait` fails on a CRD so new that it has no conditions.
-        eventually(lambda: self.http.get(path(REGISTRY, None)).is_success)
+        eventually(lambda: all(self.http.get(path(kind, None)).is_success for kind in (REGISTRY, REGISTRY_BACKUP)))
 
     def close(self) -> None:
         """Ends all connections."""

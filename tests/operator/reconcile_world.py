@@ -20,6 +20,7 @@ from registry_operator.cluster.kubernetes.api import Api
 from registry_operator.cluster.kubernetes.cluster import EVENT, KubernetesCluster
 from registry_operator.cluster.protocol import Key
 from registry_operator.reconcile.registry import Outcome, reconcile_registry
+from tests.operator.answers import ANSWERS, jobs_url
 from tests.operator.kube import Json, Kube
 
 NAMESPACE = Kind("v1", "Namespace", "namespaces", namespaced=False)
@@ -76,12 +77,16 @@ class World:
         """The operator looks at a Registry."""
 
         async def once(api: Api) -> Outcome:
-            cluster = KubernetesCluster(api, namespaces=[self.namespace])
+            cluster = KubernetesCluster(api, namespaces=[self.namespace], jobs_url=jobs_url())
             # At once, as the API server lets each list after a write wait for up to a tenth of a second.
             await asyncio.gather(*(cluster.relist(kind) for kind in (REGISTRY, *CHILDREN)))
             return await reconcile_registry(cluster, Key(REGISTRY, self.namespace, name), clock=lambda: self.now)
 
         return self.kube.run(once)
+
+    def server_says(self, answer: Json | None, name: str = "team") -> None:
+        """A registry's server tells of its jobs; or answers no more."""
+        ANSWERS[f"/{self.namespace}/{name}-metrics"] = answer
 
     def roll_out(self, name: str = "team", **status: Any) -> None:
         """The cluster's controllers finish their work, or as much of it as `status` says."""

@@ -299,7 +299,7 @@ class TestAsPeopleSeeIt:
             json.dumps({"status": status}),
         )
         header, row = registries.api.kubectl(*in_namespace, "get", "reg").splitlines()
-        assert header.split() == ["NAME", "READY", "HOST", "STORAGE", "VERSION", "AGE"]
+        assert header.split() == ["NAME", "READY", "HOST", "STORAGE", "VERSION", "BACKUP", "AGE"]
         assert row.split()[:-1] == ["team", "True", "team.images.svc:5000", "10Gi", "1.2.3"]
         assert "registry.regatta.dev/team" in registries.api.kubectl(*in_namespace, "get", "all")
 

@@ -19,9 +19,9 @@ FROM_CLAIM = {"bootstrap": {"source": {"claim": {"name": "backups"}}}}
 KEY = "0123456789abcdef0123456789abcdef"
 
 
-def told(world: World) -> Json:
+def told(world: World, name: str = "team") -> Json:
     """The server's configuration."""
-    return dict(yaml.safe_load(b64decode(world.the(SECRET, "team-config")["data"]["config.yml"])))
+    return dict(yaml.safe_load(b64decode(world.the(SECRET, f"{name}-config")["data"]["config.yml"])))
 
 
 @pytest.mark.parametrize("spec", [TO_CLAIM, FROM_CLAIM], ids=["backup", "bootstrap"])

@@ -32,6 +32,7 @@ CHILDREN = [
     "Secret/team-config",
     "Secret/team-tls",
     "Service/team",
+    "Service/team-metrics",
     "ServiceAccount/team",
 ]
 

@@ -33,6 +33,7 @@ CHILDREN_OF_TEAM = [
     "Secret/team-config",
     "Secret/team-tls",
     "Service/team",
+    "Service/team-metrics",
     "ServiceAccount/team",
 ]
 

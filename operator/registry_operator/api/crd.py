@@ -6,15 +6,17 @@ from typing import Any, Final
 
 import yaml
 
+from registry_operator.api.backup import RegistryBackup
 from registry_operator.api.kinds import GROUP, VERSION
+from registry_operator.api.model import Resource
 from registry_operator.api.registry import Registry
 
 JsonObject = dict[str, Any]
 
-KINDS: Final = (Registry,)
+KINDS: Final[tuple[type[Resource], ...]] = (Registry, RegistryBackup)
 
 
-def crd(model: type[Registry]) -> JsonObject:
+def crd(model: type[Resource]) -> JsonObject:
     """The CustomResourceDefinition of a kind."""
     kind = model.resource
     return {
@@ -48,7 +50,7 @@ def crd(model: type[Registry]) -> JsonObject:
     }
 
 
-def schema(model: type[Registry]) -> JsonObject:
+def schema(model: type[Resource]) -> JsonObject:
     """The structural schema of a kind, with every field and default, as `openAPIV3Schema` holds it."""
     generated = model.model_json_schema(by_alias=True)
     root = _structural(generated, generated.get("$defs", {}))

@@ -11,6 +11,7 @@ from registry_operator.api.values import (
     ObjectName,
     QuantityText,
     Repositories,
+    RunName,
     Schedule,
     SecretReference,
     TimeZone,
@@ -250,16 +251,27 @@ class Backup(Recurring):
     """A Secret with `key`, 16 bytes at least, by which runs are signed: only such are brought back."""
 
 
-class Bootstrap(Model):
-    """The backup that a new registry begins with."""
+class BackupReference(Model):
+    """A RegistryBackup in the Registry's namespace."""
 
-    source: Archive
+    name: ObjectName
+    """Name of the RegistryBackup."""
+
+
+class Bootstrap(Model):
+    """The backup that a new registry begins with: `backup`, or `source`."""
+
+    backup: BackupReference | None = None
+    """The RegistryBackup: a run, and where its copies are."""
+    source: Archive | None = None
     """Where the copies are: `backup.destination` of the Registry that they are of. Without a path or prefix, that
     which a Registry of this name and namespace has."""
-    run: (
-        Annotated[str, Field(max_length=16), Matching(r"[0-9]{8}T[0-9]{6}Z", "must be a run, such as 20261126T020000Z")]
-        | None
-    ) = None
-    """Which run; the last one unless given."""
+    run: RunName | None = None
+    """Which run of `source`; the last one unless given."""
     signing_key: SecretReference | None = None
     """A Secret with the `key` by which runs are signed."""
+
+    rules: ClassVar = (
+        Rule("has(self.backup) != has(self.source)", "give either backup or source, by which the copies are found"),
+        Rule("!has(self.run) || has(self.source)", "run is one of source: backup names its own"),
+    )

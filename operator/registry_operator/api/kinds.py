@@ -17,6 +17,7 @@ GROUP = "regatta.dev"
 VERSION = "v1alpha1"
 
 REGISTRY = Kind(f"{GROUP}/{VERSION}", "Registry", "registries")
+REGISTRY_BACKUP = Kind(f"{GROUP}/{VERSION}", "RegistryBackup", "registrybackups")
 
 CONFIG_MAP = Kind("v1", "ConfigMap", "configmaps")
 DEPLOYMENT = Kind("apps/v1", "Deployment", "deployments")
@@ -27,5 +28,14 @@ SERVICE = Kind("v1", "Service", "services")
 STORAGE_CLASS = Kind("storage.k8s.io/v1", "StorageClass", "storageclasses", namespaced=False)
 SERVICE_ACCOUNT = Kind("v1", "ServiceAccount", "serviceaccounts")
 
-CHILDREN = (SERVICE_ACCOUNT, SECRET, CONFIG_MAP, PERSISTENT_VOLUME_CLAIM, SERVICE, NETWORK_POLICY, DEPLOYMENT)
-"""What a Registry may own, in the order of applying. Claims are never pruned."""
+CHILDREN = (
+    SERVICE_ACCOUNT,
+    SECRET,
+    CONFIG_MAP,
+    PERSISTENT_VOLUME_CLAIM,
+    SERVICE,
+    NETWORK_POLICY,
+    DEPLOYMENT,
+    REGISTRY_BACKUP,
+)
+"""What a Registry may have, in the order of applying. Claims and backups outlive it: they have no owner."""

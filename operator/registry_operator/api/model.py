@@ -9,6 +9,8 @@ from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
+from registry_operator.api.kinds import Kind
+
 VALIDATIONS = "x-kubernetes-validations"
 
 
@@ -54,6 +56,18 @@ class Model(BaseModel):
     def all_rules(cls) -> tuple[Rule, ...]:
         """The rules as written and as derived."""
         return cls.rules
+
+
+class Resource(Model):
+    """A kind of object of ours, as the API server keeps it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    resource: ClassVar[Kind]
+    singular: ClassVar[str]
+    short_names: ClassVar[tuple[str, ...]]
+    columns: ClassVar[tuple[tuple[str, str, str], ...]]
+    """Columns of `kubectl get`: title, type, path."""
 
 
 class OneOf(Model):

@@ -12,6 +12,10 @@ REGISTRY_LABEL: Final = "regatta.dev/registry"
 DESIRED_HASH: Final = "regatta.dev/desired-hash"
 """Annotation of every child: the SHA-256 of what was asked for when it was last applied."""
 FIELD_MANAGER: Final = "regatta"
+METRICS: Final = "-metrics"
+"""Ending of the name of the Service with which metrics are found."""
+OPERATOR_LABELS: Final = {"app.kubernetes.io/component": "operator"}
+"""Of the operator's own pods."""
 
 _DNS_LABEL = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 

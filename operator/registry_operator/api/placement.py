@@ -30,3 +30,5 @@ class Placement:
     """DNS names and IP addresses by which clients reach the registry: the certificate's subject alternative names."""
     address: str
     """`host:port` that users put before an image's name."""
+    operator: str | None = None
+    """The namespace of the operator's pods, where it has any."""

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, WithJsonSchema
 
 from registry_operator.api.jobs import Backup, Bootstrap, GarbageCollection, Retention, Scrub
 from registry_operator.api.kinds import REGISTRY, Kind
-from registry_operator.api.model import Matching, Model, OneOf, Opaque, Rule
+from registry_operator.api.model import Matching, Model, OneOf, Opaque, Resource, Rule
 from registry_operator.api.values import AS_SET, ObjectName, QuantityText, Repositories, SecretReference, map_by
 
 VERSION: Final = version("regatta")
@@ -511,6 +511,30 @@ class StorageStatus(Model):
     """The claim's phase: Pending, Bound or Lost."""
 
 
+class JobStatus(Model):
+    """How something goes that the registry does by itself."""
+
+    last_time: datetime | None = None
+    """When its last run ended."""
+    last_result: Literal["Succeeded", "Failed"] | None = None
+    """How it ended. A run that found damage which it could not heal has failed."""
+    message: str | None = None
+    """Why it failed."""
+    next_time: datetime | None = None
+    """When the next one is due; absent while it is suspended."""
+    running_since: datetime | None = None
+    """When a run began that goes on."""
+
+
+class BackupJobStatus(JobStatus):
+    """How backups go."""
+
+    last_success_time: datetime | None = None
+    """When the last run ended that succeeded."""
+    last_backup: str | None = None
+    """The RegistryBackup that it made."""
+
+
 class RegistryStatus(Model):
     """What the registry is. Written by the operator alone."""
 
@@ -532,6 +556,14 @@ class RegistryStatus(Model):
     """The certificate that the registry presents; absent without TLS."""
     login: LoginStatus | None = None
     """The login that was generated; absent with users of your own."""
+    backup: BackupJobStatus | None = None
+    """How backups go."""
+    garbage_collection: JobStatus | None = None
+    """How garbage collection goes."""
+    retention: JobStatus | None = None
+    """How retention goes."""
+    scrub: JobStatus | None = None
+    """How scrubs go."""
 
 
 # --- the object
@@ -548,7 +580,7 @@ class Metadata(Model):
     generation: int = 0
 
 
-class Registry(Model):
+class Registry(Resource):
     """One container registry: a deployment of the registry server with its volume, certificate, logins and Service."""
 
     resource: ClassVar[Kind] = REGISTRY
@@ -559,11 +591,9 @@ class Registry(Model):
         ("Host", "string", ".status.address"),
         ("Storage", "string", ".status.storage.size"),
         ("Version", "string", ".status.version"),
+        ("Backup", "date", ".status.backup.lastSuccessTime"),
         ("Age", "date", ".metadata.creationTimestamp"),
     )
-    """Columns of `kubectl get`: title, type, path."""
-
-    model_config = ConfigDict(extra="ignore")
 
     metadata: Metadata
     spec: RegistrySpec = RegistrySpec()

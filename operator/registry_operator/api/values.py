@@ -37,6 +37,9 @@ Schedule = Annotated[
     ),
     AfterValidator(check_schedule),
 ]
+RunName = Annotated[
+    str, Field(max_length=16), Matching(r"[0-9]{8}T[0-9]{6}Z", "must be a run, such as 20261126T020000Z")
+]
 TimeZone = Annotated[
     str,
     Field(max_length=64),

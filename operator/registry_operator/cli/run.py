@@ -64,6 +64,12 @@ class Address(click.ParamType[tuple[str, int]]):
     help="How often everything is listed anew, in case a watch has missed something.",
 )
 @click.option(
+    "--jobs-url",
+    metavar="URL",
+    help="Where servers tell of their jobs, {service} and {namespace} standing for those of a Registry's metrics; for "
+    "an operator that runs outside of the cluster.  [default: http://{service}.{namespace}.svc:5001/jobs]",
+)
+@click.option(
     "--log-format",
     type=click.Choice(["json", "text"]),
     help="[default: text on a terminal, else json]",
@@ -78,6 +84,7 @@ def run(
     leader_election_namespace: str | None,
     workers: int,
     resync: float,
+    jobs_url: str | None,
     log_format: str | None,
     verbose: bool,
 ) -> None:
@@ -111,6 +118,7 @@ def run(
         lease_namespace=leader_election_namespace,
         workers=workers,
         resync_seconds=resync,
+        **({"jobs_url": jobs_url} if jobs_url else {}),
     )
     try:
         asyncio.run(operator.run(options))

@@ -65,5 +65,8 @@ class Cluster(Protocol):
     ) -> None:
         """Record an Event about an object. Only on transitions: nothing aggregates them."""
 
+    async def jobs(self, registry: Manifest) -> Any | None:
+        """What this Registry's server says of its jobs (`GET /jobs`), as JSON; None where it does not answer soon."""
+
     def placement(self, registry: Manifest) -> Placement:
         """Where the process of this Registry finds its files and listens."""

@@ -4,7 +4,16 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from registry_operator.api.jobs import Archive, Backup, Bootstrap, GarbageCollection, Recurring, Retention, Scrub
+from registry_operator.api.jobs import (
+    Archive,
+    Backup,
+    Bootstrap,
+    ClaimArchive,
+    GarbageCollection,
+    Recurring,
+    Retention,
+    Scrub,
+)
 from registry_operator.api.placement import Placement
 from registry_operator.api.quantity import amount
 from registry_operator.api.registry import Metadata
@@ -56,6 +65,7 @@ def bootstrap(
     settings: Bootstrap, registry: Metadata, placement: Placement, secrets: ArchiveSecrets
 ) -> config.Bootstrap:
     """The block `bootstrap`."""
+    assert settings.source is not None  # noqa: S101, `reconcile` has looked up the RegistryBackup
     given: dict[str, Any] = settings.model_dump(include={"run"}, exclude_none=True)
     if secrets.signing_key is not None:
         given["keyfile"] = _beside_configuration(placement, BOOTSTRAP_KEY)
@@ -63,10 +73,20 @@ def bootstrap(
     return config.Bootstrap.model_validate({"source": source, **given})
 
 
+def placed(archive: Archive, registry: Metadata) -> Archive:
+    """The same with the path or prefix written out that it has unless given."""
+    given = next(name for name in Archive.members() if getattr(archive, name) is not None)
+    store = getattr(archive, given)
+    if isinstance(store, ClaimArchive):
+        return Archive(claim=store.model_copy(update={"path": store.path or registry.name}))
+    prefix = store.prefix or f"/{registry.namespace}/{registry.name}"
+    return archive.model_copy(update={given: store.model_copy(update={"prefix": prefix})})
+
+
 def folder_of(archive: Archive | None, registry: Metadata) -> dict[str, str] | None:
     """The claim and the folder in it that are to be mounted; None where an archive is in no claim."""
-    claim = archive.claim if archive else None
-    return None if claim is None else {"claim": claim.name, "path": claim.path or registry.name}
+    claim = placed(archive, registry).claim if archive else None
+    return None if claim is None else {"claim": claim.name, "path": str(claim.path)}
 
 
 def _when(settings: Recurring, otherwise: str) -> dict[str, Any]:
@@ -80,18 +100,18 @@ def _when(settings: Recurring, otherwise: str) -> dict[str, Any]:
 
 def _destination(archive: Archive, registry: Metadata, directory: str, secrets: ArchiveSecrets) -> dict[str, Any]:
     """The driver's settings. The keys of credentials are those that `reconcile` has found to be there."""
-    given, prefix = secrets.credentials, f"/{registry.namespace}/{registry.name}"
+    archive, given = placed(archive, registry), secrets.credentials
     if s3 := archive.s3:
-        settings = {"bucket": s3.bucket, "region": s3.region, "rootdirectory": s3.prefix or prefix}
+        settings = {"bucket": s3.bucket, "region": s3.region, "rootdirectory": s3.prefix}
         keys = {"accesskey": given["AWS_ACCESS_KEY_ID"], "secretkey": given["AWS_SECRET_ACCESS_KEY"]} if given else {}
         endpoint = {"regionendpoint": s3.endpoint} if s3.endpoint else {}
         return {"s3": {**settings, **endpoint, "forcepathstyle": s3.force_path_style, **keys}}
     if gcs := archive.gcs:
         key = {"credentials": json.loads(given["key.json"])} if given else {}
-        return {"gcs": {"bucket": gcs.bucket, "rootdirectory": gcs.prefix or prefix, **key}}
+        return {"gcs": {"bucket": gcs.bucket, "rootdirectory": gcs.prefix, **key}}
     if azure := archive.azure:
         account = {"accountname": azure.account_name, "accountkey": given["AZURE_STORAGE_KEY"]}
-        return {"azure": {**account, "container": azure.container, "rootdirectory": azure.prefix or prefix}}
+        return {"azure": {**account, "container": azure.container, "rootdirectory": azure.prefix}}
     return {"filesystem": {"rootdirectory": directory}}
 
 

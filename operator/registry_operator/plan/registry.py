@@ -6,7 +6,14 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from registry_operator.api.names import REGISTRY_LABEL, child_labels, child_name, label_value
+from registry_operator.api.names import (
+    METRICS,
+    OPERATOR_LABELS,
+    REGISTRY_LABEL,
+    child_labels,
+    child_name,
+    label_value,
+)
 from registry_operator.api.placement import Placement
 from registry_operator.api.registry import Registry
 from registry_operator.plan import jobs
@@ -44,6 +51,7 @@ def plan_registry(registry: Registry, facts: Facts, placement: Placement) -> lis
         *(plan.own_tls(facts.own_tls) if facts.own_tls else []),
         *([plan.claim()] if plan.makes_claim else []),
         plan.service(),
+        plan.metrics_service(),
         *([plan.network_policy()] if registry.spec.network_policy.enabled else []),
         plan.deployment(),
     ]
@@ -163,7 +171,11 @@ class _Plan:
         tls = self.registry.spec.tls.disabled is None
         return render("service", metadata=metadata, service=service, selector=self.selector, tls=tls)
 
+    def metrics_service(self) -> Manifest:
+        return render("metrics_service", metadata=self.metadata(METRICS), selector=self.selector, port=self.debug_port)
+
     def network_policy(self) -> Manifest:
+        operator = self.placement.operator
         return render(
             "network_policy",
             metadata=self.metadata(),
@@ -171,6 +183,7 @@ class _Plan:
             port=self.config.http.addr.port,
             debug_port=self.debug_port,
             policy=self.registry.spec.network_policy.model_dump(by_alias=True, exclude_none=True),
+            operator={"namespace": operator, "labels": OPERATOR_LABELS} if operator else None,
         )
 
     def deployment(self) -> Manifest:

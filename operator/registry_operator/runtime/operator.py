@@ -19,7 +19,7 @@ import kopf
 
 from registry_operator.api.kinds import REGISTRY
 from registry_operator.cluster.kubernetes.api import Api
-from registry_operator.cluster.kubernetes.cluster import OURS, KubernetesCluster
+from registry_operator.cluster.kubernetes.cluster import JOBS_URL, OURS, KubernetesCluster
 from registry_operator.cluster.kubernetes.foreign import FOREIGN_KINDS, watch_foreign
 from registry_operator.cluster.protocol import Key, Unavailable
 from registry_operator.reconcile.registry import reconcile_registry
@@ -52,6 +52,8 @@ class Options:
     """None: the pod's, or that of the kubeconfig's context."""
     workers: int = 8
     resync_seconds: float = 600.0
+    jobs_url: str = JOBS_URL
+    """Where servers tell of their jobs."""
 
 
 async def run(options: Options) -> None:
@@ -114,7 +116,7 @@ def _end_at_once(error: Exception) -> None:
 
 async def _reconcile(api: Api, options: Options, health: server.Health, stop: asyncio.Event) -> None:
     health.phase = server.Phase.SYNCING
-    cluster = KubernetesCluster(api, namespaces=options.namespaces)
+    cluster = KubernetesCluster(api, namespaces=options.namespaces, jobs_url=options.jobs_url)
 
     async def work(key: Key) -> float | None:
         with cluster.reconciling(key):

@@ -10,8 +10,9 @@ from http import HTTPStatus
 from typing import Any, Final, Literal
 
 from registry_operator.api.kinds import CHILDREN, REGISTRY, Kind
-from registry_operator.api.names import FIELD_MANAGER, REGISTRY_LABEL, child_name
+from registry_operator.api.names import FIELD_MANAGER, METRICS, REGISTRY_LABEL, child_name
 from registry_operator.api.placement import Placement
+from registry_operator.cluster.asking import ask
 from registry_operator.cluster.kubernetes.api import APPLY, Api, Refusal, path
 from registry_operator.cluster.kubernetes.cache import Cache
 from registry_operator.cluster.kubernetes.foreign import References
@@ -20,6 +21,9 @@ from registry_operator.cluster.protocol import Cluster, Key, Manifest, Rejected,
 OURS: Final = {"app.kubernetes.io/managed-by": "regatta"}
 CLUSTER_DOMAIN: Final = "cluster.local"
 DEFAULT_PORT: Final = 5000
+DEBUG_PORT: Final = 5001
+"""Of health, metrics and jobs."""
+JOBS_URL: Final = f"http://{{service}}.{{namespace}}.svc:{DEBUG_PORT}/jobs"
 ENDPOINTS_LAG: Final = timedelta(seconds=5)
 """Until every node knows that a pod is no endpoint of its Service any more."""
 CONTROLLER: Final = "regatta.dev/operator"
@@ -43,8 +47,10 @@ class KubernetesCluster(Cluster):
     Manifests returned are shared with the cache: never change them.
     """
 
-    def __init__(self, api: Api, *, namespaces: Sequence[str] = ()) -> None:
+    def __init__(self, api: Api, *, namespaces: Sequence[str] = (), jobs_url: str = JOBS_URL) -> None:
+        """`jobs_url` is where servers tell of their jobs, with `{service}` and `{namespace}` in place of names."""
         self.api: Final = api
+        self._jobs_url: Final = jobs_url
         self.namespaces: Final[tuple[str | None, ...]] = tuple(namespaces) or (None,)
         self.cache: Final = Cache((REGISTRY, *CHILDREN), index_label=REGISTRY_LABEL)
         self.references: Final = References()
@@ -150,6 +156,14 @@ class KubernetesCluster(Cluster):
                 message,
             )
 
+    async def jobs(self, registry: Manifest) -> Any | None:
+        """What this Registry's server says of its jobs, asked by way of the Service of its metrics."""
+        names = {
+            "service": child_name(registry["metadata"]["name"], METRICS),
+            "namespace": registry["metadata"]["namespace"],
+        }
+        return await ask(self._jobs_url.format_map(names))
+
     def placement(self, registry: Manifest) -> Placement:
         """The paths inside the pod, and the names of its Service."""
         namespace = registry["metadata"]["namespace"]
@@ -163,7 +177,8 @@ class KubernetesCluster(Cluster):
             backup_directory="/var/lib/regatta/backup",
             bootstrap_directory="/var/lib/regatta/bootstrap",
             listen=":5000",
-            debug_listen=":5001",
+            debug_listen=f":{DEBUG_PORT}",
+            operator=self.api.default_namespace,
             notice=ENDPOINTS_LAG,
             hosts=(
                 service,

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 from registry_operator.api.kinds import CHILDREN, DEPLOYMENT, NETWORK_POLICY, PERSISTENT_VOLUME_CLAIM, REGISTRY, Kind
 from registry_operator.api.placement import Placement
+from registry_operator.cluster.asking import ask
 from registry_operator.cluster.local.ports import refusal
 from registry_operator.cluster.local.state import StateDirectory, write_private
 from registry_operator.cluster.local.store import ObjectStore, key_of
@@ -104,6 +105,10 @@ class LocalCluster:
         """Tell whoever watches."""
         self._on_event(Event(key_of(regarding), kind, reason, message))
 
+    async def jobs(self, registry: Manifest) -> Any | None:
+        """What this Registry's server says of its jobs."""
+        return await ask(f"http://127.0.0.1:{self._debug_port(key_of(registry))}/jobs")
+
     def placement(self, registry: Manifest) -> Placement:
         """Where the process of this Registry finds its files and listens."""
         key = key_of(registry)
@@ -118,6 +123,7 @@ class LocalCluster:
             bootstrap_directory=str(directory / "bootstrap"),
             listen=f"127.0.0.1:{port}",
             debug_listen=f"127.0.0.1:{self._debug_port(key)}",
+            operator=None,
             notice=timedelta(0),
             hosts=tuple(dict.fromkeys(("localhost", "127.0.0.1", "::1", socket.gethostname()))),
             address=f"localhost:{port}",

@@ -1,6 +1,6 @@
 """One Registry, from what is to what shall be.
 
-observe: tls, accounts, storage, archives ──► plan ──► apply ──► rollout ──► prune ──► status
+observe: tls, accounts, storage, archives ──► plan ──► apply ──► rollout ──► prune ──► jobs ──► status
          each alone may find a Fault: then nothing is changed, and the status says all of them
 """
 
@@ -21,7 +21,16 @@ from registry_operator.plan.registry import certificate_secret_name, claim_name,
 from registry_operator.reconcile.apply import ensure, find, key_of, prune
 from registry_operator.reconcile.fault import Fault, Faults
 from registry_operator.reconcile.registry.accounts import observe_login
-from registry_operator.reconcile.registry.archives import observe_backup, observe_bootstrap
+from registry_operator.reconcile.registry.archives import observe_backup, observe_bootstrap, with_bootstrap
+from registry_operator.reconcile.registry.jobs import (
+    News,
+    Report,
+    job_status,
+    news,
+    observe_jobs,
+    record_backups,
+    recurring,
+)
 from registry_operator.reconcile.registry.rollout import Rollout, read_rollout
 from registry_operator.reconcile.registry.status import Verdict, judge, previous_status, report
 from registry_operator.reconcile.registry.storage import Volume, check_class, observe_volume, phase, storage_status
@@ -51,7 +60,8 @@ async def reconcile_registry(cluster: Cluster, key: Key, *, clock: Callable[[], 
     now = clock()
     reconciliation = _Reconciliation(cluster, manifest)
     await reconciliation.run(now)
-    await report(cluster, key, manifest, reconciliation.status(), reconciliation.verdicts(), now)
+    status = reconciliation.status()
+    await report(cluster, key, manifest, status, reconciliation.verdicts(), now, news=reconciliation.news(status))
     return Outcome(reconciliation.next_look(now))
 
 
@@ -69,6 +79,7 @@ class _Reconciliation:
         self.volume: Volume | None = None
         self.backup = self.bootstrap = ArchiveSecrets()
         self.applied = False
+        self.jobs: Report | None = None
         self.deployment: Manifest | None = None
 
     async def run(self, now: datetime) -> None:
@@ -80,6 +91,10 @@ class _Reconciliation:
             with self.faults.collected():
                 name = child_name(self.registry.metadata.name)
                 self.deployment = await find(self.cluster, DEPLOYMENT, name, self.registry)
+        if self.rollout.available:
+            self.jobs = await observe_jobs(self.cluster, self.registry, self.manifest)
+        if self.jobs is not None:
+            await record_backups(self.cluster, self.registry, self.jobs)
 
     async def _observe(self, now: datetime) -> None:
         assert self.placement is not None  # noqa: S101, without faults all is known
@@ -92,6 +107,7 @@ class _Reconciliation:
         with self.faults.collected():
             self.backup = await observe_backup(self.cluster, self.registry)
         with self.faults.collected():
+            self.registry = await with_bootstrap(self.cluster, self.registry)
             self.bootstrap = await observe_bootstrap(self.cluster, self.registry)
 
     async def _apply(self) -> None:
@@ -132,7 +148,12 @@ class _Reconciliation:
             storage=storage_status(self.claim) if self.claim else before.storage,
             certificate=self.tls.status if self.tls else before.certificate,
             login=LoginStatus(secret_name=users_secret_name(self.registry)) if self.login else before.login,
+            **job_status(self.registry, self.jobs, previous_status(self.manifest)),
         )
+
+    def news(self, status: RegistryStatus) -> tuple[News, ...]:
+        """What has become of jobs since the last look."""
+        return tuple(news(previous_status(self.manifest), status)) if self.jobs else ()
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """The conditions."""
@@ -145,9 +166,12 @@ class _Reconciliation:
         """Seconds until time alone may change something."""
         if self.faults or not self.rollout.complete:
             return RETRY_SECONDS
-        if self.tls is None or self.tls.look_again is None:
-            return None
-        return max((self.tls.look_again - now).total_seconds(), 0.0) + 1.0
+        looks = []
+        if self.tls is not None and self.tls.look_again is not None:
+            looks.append(max((self.tls.look_again - now).total_seconds(), 0.0) + 1.0)
+        if recurring(self.registry):
+            looks.append(self.jobs.next_look(now) if self.jobs else RETRY_SECONDS)
+        return min(looks, default=None)
 
 
 def _parsed(manifest: Manifest) -> tuple[Registry, list[Fault]]:

@@ -5,8 +5,9 @@ from base64 import b64decode
 from collections.abc import Sequence
 from typing import Final
 
+from registry_operator.api.backup import RegistryBackup
 from registry_operator.api.jobs import Archive
-from registry_operator.api.kinds import PERSISTENT_VOLUME_CLAIM, SECRET
+from registry_operator.api.kinds import PERSISTENT_VOLUME_CLAIM, REGISTRY_BACKUP, SECRET
 from registry_operator.api.registry import Registry
 from registry_operator.api.values import SecretReference
 from registry_operator.cluster.protocol import Cluster, Key
@@ -28,10 +29,28 @@ async def observe_backup(cluster: Cluster, registry: Registry) -> ArchiveSecrets
     return await archive.observe(backup.signing_key, "backup.signingKey")
 
 
+async def with_bootstrap(cluster: Cluster, registry: Registry) -> Registry:
+    """The Registry with `source` and `run` of its bootstrap in place of the RegistryBackup it names. Raises Fault."""
+    bootstrap = registry.spec.bootstrap
+    if bootstrap is None or bootstrap.backup is None:
+        return registry
+    name = bootstrap.backup.name
+    found = await cluster.get(Key(REGISTRY_BACKUP, registry.metadata.namespace, name))
+    if found is None:
+        raise Fault(
+            "BackupMissing", f"bootstrap.backup: there is no RegistryBackup {name}: name another, or the source"
+        )
+    backup = RegistryBackup.model_validate({**found, "status": None})
+    if backup.spec.run is None:
+        raise Fault("BackupIncomplete", f"bootstrap.backup: {name} broke off before it was a run: name another")
+    settled = bootstrap.model_copy(update={"backup": None, "source": backup.spec.source, "run": backup.spec.run})
+    return registry.model_copy(update={"spec": registry.spec.model_copy(update={"bootstrap": settled})})
+
+
 async def observe_bootstrap(cluster: Cluster, registry: Registry) -> ArchiveSecrets:
     """What opens `bootstrap.source`. Raises Fault."""
     bootstrap = registry.spec.bootstrap
-    if bootstrap is None:
+    if bootstrap is None or bootstrap.source is None:
         return ArchiveSecrets()
     archive = _Archive(cluster, registry, "bootstrap.source", bootstrap.source)
     return await archive.observe(bootstrap.signing_key, "bootstrap.signingKey")

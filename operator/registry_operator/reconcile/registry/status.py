@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from registry_operator.api.registry import Condition, RegistryStatus
 from registry_operator.cluster.protocol import Cluster, Key, Manifest, Rejected
 from registry_operator.reconcile.fault import Fault
+from registry_operator.reconcile.registry.jobs import News
 from registry_operator.reconcile.registry.rollout import Rollout
 
 Truth = Literal["True", "False"]
@@ -79,9 +80,16 @@ def previous_status(manifest: Manifest) -> RegistryStatus:
 
 
 async def report(
-    cluster: Cluster, key: Key, manifest: Manifest, status: RegistryStatus, verdicts: tuple[Verdict, ...], now: datetime
+    cluster: Cluster,
+    key: Key,
+    manifest: Manifest,
+    status: RegistryStatus,
+    verdicts: tuple[Verdict, ...],
+    now: datetime,
+    *,
+    news: tuple[News, ...] = (),
 ) -> None:
-    """Writes status and conditions if they differ from what the manifest holds, then tells of what turned."""
+    """Writes status and conditions if they differ from what the manifest holds; tells of what turned, and `news`."""
     before = {condition.type: condition for condition in previous_status(manifest).conditions or ()}
     generation = manifest["metadata"].get("generation", 0)
     conditions = tuple(_condition(verdict, before.get(verdict.type), generation, now) for verdict in verdicts)
@@ -97,6 +105,9 @@ async def report(
     for verdict in verdicts:
         if event := _event(verdict, before.get(verdict.type)):
             await cluster.emit_event(manifest, kind=event.kind, reason=event.reason, message=event.message)
+    for one in news:
+        kind: Literal["Normal", "Warning"] = "Warning" if one.failed else "Normal"
+        await cluster.emit_event(manifest, kind=kind, reason=one.reason, message=one.message)
 
 
 def _condition(verdict: Verdict, before: Condition | None, generation: int, now: datetime) -> Condition:
