@@ -160,7 +160,7 @@ class TestUninstalled:
 
     def test_it_takes_them_along_only_where_told(self, helm: Helm) -> None:
         """With the CRDs all Registries go, so Helm must be told in advance, in a value of its own."""
-        kept, gone = (one(helm.template({"crds": {"keep": keep}}), CRD.name) for keep in (True, False))
+        kept, gone = (one(helm.template({"crds": {"keep": keep}}), CRD.name, REGISTRIES) for keep in (True, False))
         assert kept["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
         assert "annotations" not in gone["metadata"]
 

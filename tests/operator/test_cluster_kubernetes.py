@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from registry_operator.api.kinds import (
     NETWORK_POLICY,
     PERSISTENT_VOLUME_CLAIM,
     REGISTRY,
+    REGISTRY_BACKUP,
     SECRET,
     SERVICE,
     SERVICE_ACCOUNT,
@@ -437,11 +439,13 @@ class TestCredentials:
 class TestPlacement:
     def test_a_pod_finds_its_files_and_names(self) -> None:
         cluster = KubernetesCluster.__new__(KubernetesCluster)
+        cluster.api = SimpleNamespace(default_namespace="regatta-system")  # type: ignore[misc]
         registry = {"metadata": {"name": "team", "namespace": "images"}, "spec": {"service": {"port": 443}}}
         placement = cluster.placement(registry)
         assert placement.config_directory == "/etc/regatta"
         assert placement.hosts == ("team", "team.images", "team.images.svc", "team.images.svc.cluster.local")
         assert placement.address == "team.images.svc:443"
+        assert placement.operator == "regatta-system"
 
 
 def test_the_kinds_used_here_exist() -> None:
@@ -453,6 +457,7 @@ def test_the_kinds_used_here_exist() -> None:
             DEPLOYMENT,
             NETWORK_POLICY,
             PERSISTENT_VOLUME_CLAIM,
+            REGISTRY_BACKUP,
             SECRET,
             SERVICE,
             SERVICE_ACCOUNT,

@@ -64,7 +64,7 @@ def test_the_first_pass_writes_each_child_once_and_the_second_sends_nothing(engi
         sent.clear()
         await reconcile(cluster, namespace)
         children = [where for method, where in sent if method == "PATCH" and not where.endswith("/status")]
-        assert len(children) == len(set(children)) == len(kube.children(namespace)) == 10
+        assert len(children) == len(set(children)) == len(kube.children(namespace)) == 11
         assert [where for method, where in sent if method == "PATCH" and where.endswith("/status")] != []
         sent.clear()
         await reconcile(cluster, namespace)

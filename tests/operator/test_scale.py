@@ -14,7 +14,7 @@ pytestmark = pytest.mark.endurance
 
 FLEET = 100
 NAMESPACES = 5
-CHILDREN_EACH = 10
+CHILDREN_EACH = 11
 
 
 @pytest.fixture(scope="module")
