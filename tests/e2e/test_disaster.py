@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from tests.e2e.harness.namespaces import Json, Namespace
 from tests.e2e.harness.product import Product, Release
 from tests.e2e.harness.registries import LiveRegistry
 from tests.fixtures.tools import Need
+from tests.operator.kube import eventually
 from tests.server.content import OCI_INDEX, Repository, descriptor, digest_of, index
 
 REPOSITORIES, TAGS = 20, 10
@@ -84,15 +86,24 @@ def test_all_comes_back_from_a_claim_and_from_a_bucket(
         registry.await_ready()
         with registry.http() as client:
             held[name] = {f"team-{n}/app": fill(Repository(client, f"team-{n}/app")) for n in range(REPOSITORIES)}
-    for registry in registries.values():
-        registry.await_log(f": {REPOSITORIES} repositories, {REPOSITORIES * TAGS} tags", within=200)
+    runs = {}
+    for name, registry in registries.items():
+        said = registry.await_log(f": {REPOSITORIES} repositories, {REPOSITORIES * TAGS} tags", within=200)
+        runs[name] = re.findall(r"run (\d{8}T\d{6}Z): ", said)[0]
+    backup = f"by-claim-{runs['by-claim'].lower()}"
+    eventually(lambda: "Completed" in namespace.kubectl("get", "registrybackup", backup, "--ignore-not-found"))
+    shows = namespace.get("registry", "by-claim")["status"]["backup"]
+    assert shows["lastResult"] == "Succeeded"
+    assert shows["nextTime"] > shows["lastTime"]
 
     for registry in registries.values():
         registry.delete()
         namespace.kubectl("delete", "pvc", f"{registry.name}-data", "--timeout=60s")
     began = time.monotonic()
+    sources: dict[str, Json] = {"by-claim": {"backup": {"name": backup}}}
+    sources["by-bucket"] = {"source": archives["by-bucket"]}
     for name, registry in registries.items():
-        registry.apply({**product.spec, "bootstrap": {"source": archives[name]}})
+        registry.apply({**product.spec, "bootstrap": sources[name]})
     for name, registry in registries.items():
         registry.await_ready()
         with shown():

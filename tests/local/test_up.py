@@ -269,7 +269,14 @@ def test_a_registry_is_backed_up_to_a_claim_and_another_begins_with_that(tmp_pat
         folder = tmp_path / "state/data/default/backups/old/.regatta/backups"
         assert [json.loads(run.read_text())["signature"] is not None for run in folder.iterdir()] == [True]
         origin = Path(running.registry("new")["storage"]) / ".regatta/bootstrap"
-        assert json.loads(origin.read_text()) == {"run": next(folder.iterdir()).name, "complete": True}
+        run = next(folder.iterdir()).name
+        assert json.loads(origin.read_text()) == {"run": run, "complete": True}
+        await_true(lambda: running.registry("old")["last_backup"] is not None)
+        backup = {"backup": {"name": f"old-{run.lower()}"}, **signed}
+        write(file, backups, key, old, new, registry("again", port=free_port(), bootstrap=backup, **plain))
+        running.until("^ready: .*")
+        origin = Path(running.registry("again")["storage"]) / ".regatta/bootstrap"
+        assert json.loads(origin.read_text()) == {"run": run, "complete": True}
 
 
 class TestSeveral:

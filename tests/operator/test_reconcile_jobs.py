@@ -97,7 +97,7 @@ class TestStatus:
         world.server_says(says())
         assert world.reconcile().requeue_after == 300
         world.server_says(says(running=({"name": "backup", "began": "2026-01-01T00:00:00Z"},)))
-        assert world.reconcile().requeue_after == 15
+        assert world.reconcile().requeue_after == 10
         assert world.status()["backup"]["runningSince"] == "2026-01-01T00:00:00Z"
         world.server_says(None)
         assert world.reconcile().requeue_after == 60

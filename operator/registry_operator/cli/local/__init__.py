@@ -97,7 +97,17 @@ def status(form: str, state: Path | None) -> None:
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("REGISTRY", "READY", "ADDRESS", "PID", "CERTIFICATE UNTIL", "SIZE", "STORAGE", "MESSAGE"):
+    for column in (
+        "REGISTRY",
+        "READY",
+        "ADDRESS",
+        "PID",
+        "CERTIFICATE UNTIL",
+        "BACKED UP",
+        "SIZE",
+        "STORAGE",
+        "MESSAGE",
+    ):
         table.add_column(column, no_wrap=True, justify="right" if column in {"PID", "SIZE"} else "left")
     for registry in registries:
         table.add_row(
@@ -106,6 +116,7 @@ def status(form: str, state: Path | None) -> None:
             registry.address or "-",
             str(registry.pid or "-"),
             (registry.certificate_expires or "-")[:10],
+            (registry.last_backup or "-")[:16].replace("T", " "),
             decimal(registry.storage_bytes),
             registry.storage or "-",
             escape(registry.message),

@@ -28,6 +28,8 @@ class Seen:
     pid: int | None
     certificate_expires: str | None
     """RFC 3339; None without TLS."""
+    last_backup: str | None
+    """When the last backup ended that succeeded, RFC 3339; None where there is none."""
     storage: str
     storage_bytes: int
     """As stored; holes and links count once."""
@@ -73,6 +75,7 @@ def _see(state: StateDirectory, key: Key, objects: dict[Key, Manifest], *, runni
         address=status.get("address", ""),
         pid=pid if alive else None,
         certificate_expires=(status.get("certificate") or {}).get("notAfter"),
+        last_backup=(status.get("backup") or {}).get("lastSuccessTime"),
         storage=str(storage or ""),
         storage_bytes=sum(_sizes(storage)) if storage else 0,
         message=condition.get("message", "being set up") if running else "stopped: no `local up` runs",

@@ -25,7 +25,7 @@ FIELDS: Final = {
 FAILURES_KEPT: Final = 3
 """RegistryBackups of runs that broke off."""
 
-SOON: Final = 15.0
+SOON: Final = 10.0
 """Seconds until the next look at what runs."""
 LATER: Final = 300.0
 """Seconds until the next look at what recurs, at the latest."""
