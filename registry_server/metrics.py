@@ -98,19 +98,26 @@ QUOTA_USED_TAGS: Final = Family(
 )
 QUOTA_BYTES: Final = Family("regatta_quota_limit_bytes", "Bytes that a quota allows.", ("repositories", "together"))
 QUOTA_TAGS: Final = Family("regatta_quota_limit_tags", "Tags that a quota allows.", ("repositories", "together"))
+# Not labelled `job`: Prometheus calls so what it scrapes.
 JOB_ENDED: Final = Family(
-    "regatta_job_timestamp_seconds", "When a job's last run ended, in seconds since 1970.", ("job",)
+    "regatta_job_timestamp_seconds", "When a job's last run ended, in seconds since 1970.", ("name",)
 )
-JOB_SECONDS: Final = Family("regatta_job_duration_seconds", "How long a job's last run took.", ("job",))
+JOB_SUCCEEDED: Final = Family(
+    "regatta_job_last_success_timestamp_seconds",
+    "When a job's last run ended that came to a good end; without any, since when one is awaited.",
+    ("name",),
+)
+JOB_PERIOD: Final = Family("regatta_job_period_seconds", "How long it is from one run of a job to the next.", ("name",))
+JOB_SECONDS: Final = Family("regatta_job_duration_seconds", "How long a job's last run took.", ("name",))
 JOB_SUCCESS: Final = Family(
-    "regatta_job_success", "1 if a job's last run came to a good end, 0 if it broke off or found damage.", ("job",)
+    "regatta_job_success", "1 if a job's last run came to a good end, 0 if it broke off or found damage.", ("name",)
 )
 JOB_BYTES: Final = Family(
-    "regatta_job_bytes", "Bytes that a job's last run discarded, purged, copied or held.", ("job", "what")
+    "regatta_job_bytes", "Bytes that a job's last run discarded, purged, copied or held.", ("name", "what")
 )
-JOB_RUNNING: Final = Family("regatta_job_running", "1 while a job runs.", ("job",))
+JOB_RUNNING: Final = Family("regatta_job_running", "1 while a job runs.", ("name",))
 JOB_REMAINING: Final = Family(
-    "regatta_job_remaining_seconds", "How long a job that runs will take at its pace so far.", ("job",)
+    "regatta_job_remaining_seconds", "How long a job that runs will take at its pace so far.", ("name",)
 )
 MEASURED: Final = (
     USED_BYTES,
@@ -120,6 +127,8 @@ MEASURED: Final = (
     QUOTA_BYTES,
     QUOTA_TAGS,
     JOB_ENDED,
+    JOB_SUCCEEDED,
+    JOB_PERIOD,
     JOB_SECONDS,
     JOB_SUCCESS,
     JOB_BYTES,

@@ -53,6 +53,13 @@ class Recurring(Section):
     def recurs(self) -> bool:
         return bool(self.interval or self.schedule)
 
+    @property
+    def period(self) -> timedelta | None:
+        """How long it is from one time to the next, as from now on; None where it does not recur."""
+        now = datetime.now(UTC)
+        following = self.after(now)
+        return None if following is None else (self.after(following) or following) - following
+
     def after(self, last: datetime) -> datetime | None:
         """When it is due that was done last then; a time that was missed is made up for. None for never."""
         if self.schedule:

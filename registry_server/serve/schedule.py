@@ -17,9 +17,11 @@ from registry_server.jobs.recurring import LOOK_EVERY, Job
 from registry_server.metrics import (
     JOB_BYTES,
     JOB_ENDED,
+    JOB_PERIOD,
     JOB_REMAINING,
     JOB_RUNNING,
     JOB_SECONDS,
+    JOB_SUCCEEDED,
     JOB_SUCCESS,
     Measured,
 )
@@ -89,22 +91,30 @@ class Schedule:
         return job.wait(last or (now, None), now)
 
     async def _measure(self) -> Measured:
-        found = {job.name: await runs.last(self._aside, job.name) for job in self._jobs()}
+        jobs = {job.name: job for job in self._jobs()}
+        found = {name: await runs.history(self._aside, name) for name in jobs}
+        known = {name: history for name, history in found.items() if history is not None}
+        last = {name: ended[0] for name, (_, ended) in known.items() if ended}
         going = {one.job: one for one in await runs.underway(self._aside)}
-        known = {name: (last[0], last[1]) for name, last in found.items() if last is not None and last[1] is not None}
+        periods = {name: job.when.period for name, job in jobs.items()}
         return {
-            JOB_ENDED: {(name,): ended for name, (ended, _) in known.items()},
-            JOB_SECONDS: {(name,): run.seconds for name, (_, run) in known.items()},
-            JOB_SUCCESS: {(name,): 0 if run.error else 1 for name, (_, run) in known.items()},
+            JOB_ENDED: {(name,): run.ended for name, run in last.items()},
+            JOB_SUCCEEDED: {(name,): _succeeded(at, ended) for name, (at, ended) in known.items()},
+            JOB_PERIOD: {(name,): period.total_seconds() for name, period in periods.items() if period is not None},
+            JOB_SECONDS: {(name,): run.seconds for name, run in last.items()},
+            JOB_SUCCESS: {(name,): 0 if run.error else 1 for name, run in last.items()},
             JOB_BYTES: {
-                (name, what): one.bytes
-                for name, (_, run) in known.items()
-                for what, one in run.sums.items()
-                if one.bytes
+                (name, what): one.bytes for name, run in last.items() for what, one in run.sums.items() if one.bytes
             },
-            JOB_RUNNING: {(job.name,): int(job.name in going) for job in self._jobs()},
+            JOB_RUNNING: {(name,): int(name in going) for name in jobs},
             JOB_REMAINING: {(name,): one.remaining for name, one in going.items() if one.remaining is not None},
         }
+
+
+def _succeeded(begun: float, ended: Sequence[runs.Run]) -> float:
+    """When the last run ended that came to a good end; else since when, at the least, there was none."""
+    successes = [run.ended for run in ended if run.error is None]
+    return max(successes) if successes else min((run.ended for run in ended), default=begun)
 
 
 async def do(job: Job, config_file: Path) -> None:

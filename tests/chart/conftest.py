@@ -59,7 +59,8 @@ def monitoring(need: Need, kube_api: KubeAPI, tmp_path_factory: pytest.TempPathF
     except CommandFailed as failure:
         unavailable(f"the CRDs of {_PROMETHEUS_OPERATOR} can't be had: {failure.stderr or failure.stdout}")
     crds = Path(json.loads(answer)["Dir"]) / "example" / "prometheus-operator-crd"
-    files = (crds / f"monitoring.coreos.com_{kind}.yaml" for kind in ("podmonitors", "servicemonitors"))
+    kinds = ("podmonitors", "servicemonitors", "prometheusrules")
+    files = (crds / f"monitoring.coreos.com_{kind}.yaml" for kind in kinds)
     kube_api.kubectl("apply", "--server-side", *(f"--filename={file}" for file in files))
-    names = (f"crd/{kind}.monitoring.coreos.com" for kind in ("podmonitors", "servicemonitors"))
+    names = (f"crd/{kind}.monitoring.coreos.com" for kind in kinds)
     kube_api.kubectl("wait", "--for=condition=Established", *names)

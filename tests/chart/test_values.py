@@ -70,6 +70,10 @@ MONITORED: Json = {
     "metrics": {
         "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
         "serviceMonitor": {"enabled": True, "interval": "1m30s"},
+        "registries": {
+            "podMonitor": {"enabled": True},
+            "rules": {"enabled": True, "labels": {"release": "prometheus"}},
+        },
     },
     "networkPolicy": {"metricsFrom": [PROMETHEUS]},
 }

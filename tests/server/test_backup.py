@@ -547,9 +547,9 @@ def test_a_server_finds_out_that_its_backup_is_damaged(serve: Serve, archive: Pa
     settings["backup"] |= {"interval": "1s", "verify": True}
     registry = serve(settings)
     Repository(registry.client(), "app").push_image("v1", layers=[LARGE])
-    until(lambda: registry.metric("regatta_job_success", job="backup") == 1, "it is made")
+    until(lambda: registry.metric("regatta_job_success", name="backup") == 1, "it is made")
     flip(archive, digest_of(LARGE))
-    until(lambda: registry.metric("regatta_job_success", job="backup") == 0, "it is told")
+    until(lambda: registry.metric("regatta_job_success", name="backup") == 0, "it is told")
     assert f"{digest_of(LARGE)} is damaged in the backup" in registry.messages()
 
 
@@ -560,8 +560,8 @@ def test_a_server_backs_up_and_prunes_at_its_interval(serve: Serve, archive: Pat
     manifest = Repository(registry.client(), "app").push_image("v1")
     records = archive / ".regatta/backups"
     until(lambda: "backup: 1 runs, " in registry.messages(), "the first is pruned")
-    until(lambda: registry.metric("regatta_job_success", job="backup") == 1, "it is told")
-    assert registry.metric("regatta_job_bytes", job="backup", what="held") > len(manifest)
+    until(lambda: registry.metric("regatta_job_success", name="backup") == 1, "it is told")
+    assert registry.metric("regatta_job_bytes", name="backup", what="held") > len(manifest)
     registry.stop()
     assert len(list(records.iterdir())) in (2, 3), "one more where the stop came before the pruning"
     restored = empty(serve, archive)

@@ -65,10 +65,10 @@ def test_metrics_tell_of_the_last_one_whoever_began_it(serve: Serve) -> None:
     garbage_collect(registry)
     registry.stop()
     registry.start()
-    until(lambda: registry.metric("regatta_job_success", job=JOB) == 1, "it is told")
-    assert registry.metric("regatta_job_bytes", job=JOB, what="discarded") == len(orphan)
-    assert abs(registry.metric("regatta_job_timestamp_seconds", job=JOB) - time.time()) < 60
-    assert registry.metric("regatta_job_duration_seconds", job=JOB) > 0
+    until(lambda: registry.metric("regatta_job_success", name=JOB) == 1, "it is told")
+    assert registry.metric("regatta_job_bytes", name=JOB, what="discarded") == len(orphan)
+    assert abs(registry.metric("regatta_job_timestamp_seconds", name=JOB) - time.time()) < 60
+    assert registry.metric("regatta_job_duration_seconds", name=JOB) > 0
 
 
 def test_one_that_broke_off_is_told_of_as_well(tmp_path: Path) -> None:

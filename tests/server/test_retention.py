@@ -231,7 +231,7 @@ def test_a_server_does_so_at_its_interval(serve: Serve) -> None:
         app.push_image(tag)
     make_older(registry)
     until(lambda: app.tags() == ["v2"], "the older one is gone")
-    until(lambda: registry.metric("regatta_job_success", job="retention") == 1, "it is told")
+    until(lambda: registry.metric("regatta_job_success", name="retention") == 1, "it is told")
 
 
 def test_no_trace_is_left_of_a_tag_in_the_layout(serve: Serve) -> None:

@@ -90,10 +90,10 @@ def test_a_server_scrubs_at_its_interval_and_tells_what_it_found(serve: Serve) -
     registry = serve({"scrub": {"interval": "1s"}})
     app = Repository(registry.client(), "app")
     app.push_blob(LARGE)
-    until(lambda: registry.metric("regatta_job_success", job="scrub") == 1, "all is whole")
+    until(lambda: registry.metric("regatta_job_success", name="scrub") == 1, "all is whole")
     flip(registry.data, digest_of(LARGE))
     until(lambda: app.get_blob(digest_of(LARGE)).status_code == 404, "it is refused")
-    until(lambda: registry.metric("regatta_job_bytes", job="scrub", what="quarantined") == len(LARGE), "it is told")
+    until(lambda: registry.metric("regatta_job_bytes", name="scrub", what="quarantined") == len(LARGE), "it is told")
     assert "is damaged and in quarantine" in registry.messages()
 
 

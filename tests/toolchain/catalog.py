@@ -235,6 +235,7 @@ TOOLS: dict[str, Tool] = {
         Tool("mariadbd", "any", (Debian("mariadb-server"),), OnPath(at_least=(10, 6)), suite="backends"),
         Tool("pgbouncer", "any", (Debian("pgbouncer"),), OnPath(at_least=(1, 16)), suite="backends"),
         Tool("skopeo", "any", (Debian("skopeo"),), OnPath(at_least=(1, 9))),
+        Tool("promtool", "any", (Debian("prometheus"),), OnPath(at_least=(2, 30))),
         Tool("strace", "any", (Debian("strace"),), OnPath(at_least=(5, 0))),
         Tool("dockerd", "any", (Debian("docker.io"),), OnPath(at_least=(20, 10))),
         Tool("docker", "any", (Debian("docker.io"),), OnPath(at_least=(20, 10))),
