@@ -186,7 +186,7 @@ class LiveRegistry:
     def debug(self, path: str) -> httpx.Response:
         return self.fresh.get(f"{self.debug_url}{path}")
 
-    def metric(self, name: str, **labels: str) -> float:
+    def metric(self, name: str, /, **labels: str) -> float:
         """The sum of a metric's samples that have these labels."""
         return sum(
             sample.value
