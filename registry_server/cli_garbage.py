@@ -73,10 +73,12 @@ def garbage_collect(config: Path, dry_run: bool, delete_untagged: bool, quiet: b
     be read, 2 for a configuration that can't be used.
     """
     from registry_server.jobs.garbage import Options
+    from registry_server.jobs.inuse import InUse
 
     settings = load(config, os.environ).config
     remember = settings.retention.remembers if settings.retention else timedelta(0)
-    options = Options(settings.garbagecollection.grace, remember, delete_untagged, dry_run)
+    in_use = InUse.of(settings.inuse)
+    options = Options(settings.garbagecollection.grace, remember, delete_untagged, in_use, dry_run)
     with explained(), _told(as_, quiet=quiet, dry_run=dry_run) as account:
         asyncio.run(_collect(settings, options, account))
     sys.exit(INCOMPLETE if account.unreadable else 0)

@@ -57,6 +57,7 @@ def retention(config: Path, dry_run: bool, all_: bool, quiet: bool, as_: str) ->
 
 async def _retain(settings: Config, rules: Retention, account: "_Account") -> None:
     from registry_server.auth.immutable import TagRules
+    from registry_server.jobs.inuse import InUse
     from registry_server.jobs.occupancy import lease
     from registry_server.jobs.retention import JOB, Judged, retain
     from registry_server.jobs.runs import noting
@@ -67,6 +68,7 @@ async def _retain(settings: Config, rules: Retention, account: "_Account") -> No
             storage,
             metadata,
             rules,
+            in_use=InUse.of(settings.inuse),
             immutable=immutable,
             grace=settings.garbagecollection.grace,
             lease=held,

@@ -53,5 +53,26 @@ def is_repository(name: str) -> bool:
     return len(name) <= MAX_REPOSITORY_LENGTH and _REPOSITORY.fullmatch(name) is not None
 
 
+class Image(NamedTuple):
+    """An image within a registry: by its tag, or by its digest."""
+
+    repository: str
+    tag: str | None = None
+    digest: Digest | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """`team/app:v1` or `team/app@sha256:…`. Raises ValueError."""
+        repository, at, rest = text.partition("@")
+        if at:
+            image = cls(repository, digest=Digest.parse(rest))
+        else:
+            repository, _, rest = text.rpartition(":")
+            image = cls(repository, tag=rest)
+        if not is_repository(image.repository) or (image.tag is not None and not is_tag(image.tag)):
+            raise ValueError(f"{text[:400]!r} is no image, such as team/app:v1 or team/app@sha256:…")
+        return image
+
+
 def is_tag(name: str) -> bool:
     return _TAG.fullmatch(name) is not None

@@ -14,7 +14,7 @@ from registry_server.config.model import Config
 
 logger = logging.getLogger(__name__)
 
-FOLLOWED: Final = ("access", "quotas", "backup", "retention", "scrub")
+FOLLOWED: Final = ("access", "quotas", "inuse", "backup", "retention", "scrub")
 """Blocks that need no start to take effect."""
 
 

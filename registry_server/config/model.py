@@ -1,6 +1,6 @@
 """The server's configuration as types: distribution's `config.yml`, version 0.1, and Regatta's own top-level blocks.
 
-Those are `metadata`, `access`, `manifests`, `quotas`, `garbagecollection`, `backup`, `scrub` and `shutdown`. Field
+Those are `metadata`, `access`, `manifests`, `quotas`, `inuse`, `garbagecollection`, `backup`, `scrub` and `shutdown`. Field
 names are the file's keys. What distribution knows beyond them is in `distribution.py`.
 """
 
@@ -18,6 +18,7 @@ from registry_server.config.drivers import Drivers
 from registry_server.config.globs import Glob
 from registry_server.config.headers import check_headers
 from registry_server.config.health import Health, unless_zero
+from registry_server.config.inuse import ImageText
 from registry_server.config.notifications import Notifications
 from registry_server.config.proxy import Proxy
 from registry_server.config.quotas import Quota
@@ -539,6 +540,7 @@ class Config(Section):
     access: Access | None = None
     manifests: Manifests = Manifests()
     quotas: tuple[Quota, ...] = ()
+    inuse: tuple[ImageText, ...] = ()
     retention: Retention | None = None
     garbagecollection: GarbageCollection = GarbageCollection()
     backup: Backup | None = None

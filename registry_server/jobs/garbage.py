@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, Literal
 
+from registry_server.jobs.inuse import NOTHING, InUse
 from registry_server.jobs.occupancy import Lease, storage_time
 from registry_server.jobs.references import by_content, named, reachable, sources_first
 from registry_server.metadata.contract import Holdings, LinkedBlob, LinkedManifest, Metadata
@@ -68,6 +69,8 @@ class Options:
     """How long retention wants to know of a manifest's pulls."""
     delete_untagged: bool = False
     """Whether manifests go to which no tag leads: by itself, by an index, or by the subject that one refers to."""
+    in_use: InUse = NOTHING
+    """What runs somewhere: it stays, tagged or not."""
     dry_run: bool = False
     """Whether to change nothing, and only say what would go."""
 
@@ -172,7 +175,7 @@ class _Collector:
 
         Whatever leads to another manifest comes before it, as what turns out to stay keeps what it leads to.
         """
-        kept = reachable(holdings.tags.values(), references)
+        kept = reachable([*holdings.tags.values(), *self.options.in_use.digests(repository)], references)
         for digest in sources_first(references):
             if digest in kept or digest not in holdings.manifests:
                 continue

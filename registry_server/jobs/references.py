@@ -36,6 +36,22 @@ def reachable(roots: Iterable[Digest], references: Mapping[Digest, LinkedManifes
     return found
 
 
+def leading_to(targets: Iterable[Digest], references: Mapping[Digest, LinkedManifest]) -> set[Digest]:
+    """The targets, and the indexes that list them."""
+    parents: dict[Digest, list[Digest]] = {}
+    for digest, manifest in references.items():
+        for child in manifest.manifests:
+            parents.setdefault(child, []).append(digest)
+    found: set[Digest] = set()
+    left = list(targets)
+    while left:
+        digest = left.pop()
+        if digest not in found:
+            found.add(digest)
+            left += parents.get(digest, ())
+    return found
+
+
 def sources_first(references: Mapping[Digest, LinkedManifest]) -> list[Digest]:
     """An index before what it lists, and a subject before what refers to it."""
     before: dict[Digest, set[Digest]] = {digest: set() for digest in references}

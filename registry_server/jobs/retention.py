@@ -11,6 +11,7 @@ from typing import Final, Self
 
 from registry_server.config import Retention, RetentionRule, format_duration
 from registry_server.config.globs import compile_globs
+from registry_server.jobs.inuse import InUse
 from registry_server.jobs.occupancy import Lease, storage_time
 from registry_server.metadata.contract import Dated, Metadata
 from registry_server.parallel import in_parallel
@@ -95,11 +96,12 @@ def decide(
     now: float,
     pulled: Mapping[Digest, float] | None = None,
     subjects: Collection[str] = (),
+    used: Collection[str] = (),
 ) -> list[Judged]:
     """What becomes of the tags that rules cover, in the order of their names.
 
     `pulled` is when a manifest was pulled last, at the latest. `subjects` are the images, by the hex of their digests,
-    that the repository still holds: what belongs to them stays.
+    that the repository still holds: what belongs to them stays. `used` are the tags of what runs somewhere.
     """
     speaking = [rule for rule in rules if rule.repositories.fullmatch(repository)]
     covered = [{tag: dated for tag, dated in tags.items() if rule.covers(tag)} for rule in speaking]
@@ -109,7 +111,7 @@ def decide(
         kept = rule.keeps(images, now, pulled or {}) | kept
     judged: list[Judged] = []
     for tag in sorted(set().union(*covered)):
-        why = kept.get(tag) or _settled(tags[tag], now) or _belongs(tag, subjects)
+        why = kept.get(tag) or _settled(tags[tag], now) or _belongs(tag, subjects) or _runs(tag, used)
         judged.append(Judged(repository, tag, tags[tag].digest, why is None, why or "no rule keeps it"))
     return judged
 
@@ -119,6 +121,7 @@ async def retain(
     metadata: Metadata,
     settings: Retention,
     *,
+    in_use: InUse,
     immutable: Callable[[str, str], bool],
     grace: timedelta,
     lease: Lease,
@@ -126,7 +129,8 @@ async def retain(
 ) -> AsyncGenerator[Judged | Seen]:
     """Take away the tags that rules let go, and tell of all that they cover. Raises LeaseLost and StorageError.
 
-    `grace` is that of garbage collection: whoever pulls a manifest touches it, but once per half of that alone.
+    `in_use` stays. `grace` is that of garbage collection: whoever pulls a manifest touches it, but once per half of
+    that alone.
     """
     rules = [Rule.of(rule) for rule in settings.rules]
     now = await storage_time(storage.aside)
@@ -137,7 +141,8 @@ async def retain(
         tags = await metadata.dated_tags(repository)
         subjects = await _subjects(metadata, repository, tags)
         pulled = await _pulled(storage, metadata, repository, tags, grace / 2) if settings.remembers else {}
-        for one in decide(rules, repository, tags, now=now, pulled=pulled, subjects=subjects):
+        used = await in_use.tags(metadata, repository, tags)
+        for one in decide(rules, repository, tags, now=now, pulled=pulled, subjects=subjects, used=used):
             if not one.goes:
                 yield one
             elif immutable(repository, one.tag):
@@ -180,6 +185,10 @@ def _newest_patches(tags: Collection[str], count: int) -> list[str]:
 
 def _settled(dated: Dated, now: float) -> str | None:
     return "pushed a moment ago" if now - dated.at < SETTLED else None
+
+
+def _runs(tag: str, used: Collection[str]) -> str | None:
+    return "runs somewhere" if tag in used else None
 
 
 def _belongs(tag: str, subjects: Collection[str]) -> str | None:

@@ -24,6 +24,7 @@ from tests.chart.charts import Helm, Json, one, operator_arguments
 from tests.operator.answers import jobs_url
 from tests.operator.kube import Kube, eventually, operator
 from tests.operator.reconcile_world import World
+from tests.operator.test_reconcile_images import KEEP
 from tests.operator.test_reconcile_jobs import BACKED_UP, SECOND, run, says
 
 REVIEW = Kind("authorization.k8s.io/v1", "SubjectAccessReview", "subjectaccessreviews", namespaced=False)
@@ -124,7 +125,7 @@ def back_up(world: World) -> None:
     """A run comes and goes, another Registry wants to begin with it."""
     ended = run("2026-01-01T02:05:00Z", SECOND)
     world.server_says(says(ended, kept=[SECOND]))
-    world.change(BACKED_UP)
+    world.change(BACKED_UP | KEEP)
     backup = f"team-{SECOND.lower()}"
     eventually(lambda: world.get(REGISTRY_BACKUP, backup))
     world.server_says(says(ended, kept=[]))

@@ -20,7 +20,7 @@ from registry_server.metadata.contract import Dated
 from registry_server.reference import Digest
 from registry_server.versions import Version, natural
 from tests.server.conftest import Serve
-from tests.server.content import Repository, descriptor, digest_of
+from tests.server.content import OCI_INDEX, Repository, descriptor, digest_of, index
 from tests.server.live import LiveRegistry, until
 from tests.server.test_garbage import age, garbage_collect
 
@@ -207,6 +207,38 @@ class TestCommand:
         assert app.get_manifest("pulled").content == made["pulled"]
         assert retention(registry).exit_code == 0
         assert app.tags() == ["pulled"]
+
+    def test_what_runs_somewhere_stays(self, registry: LiveRegistry) -> None:
+        """By its tag, its digest, and the index of which a platform runs; garbage collection leaves it as well."""
+        app = Repository(registry.client(), "team/app")
+        child, untagged = app.push_image(), app.push_image("moved")
+        multi = index([child])
+        app.push_manifest(multi, "multi", OCI_INDEX)
+        made = self.push(registry, "named", "run", "moved", "left", "newest")
+        make_older(registry)
+        running = [
+            "team/app:named",
+            *(f"team/app@{digest_of(one)}" for one in (made["run"], child, untagged)),
+            f"elsewhere@{digest_of(made['left'])}",
+        ]
+        registry.config.write_text(json.dumps(json.loads(registry.config.read_text()) | {"inuse": running}))
+        until(lambda: "changes of inuse are in force" in registry.messages(), "it is followed")
+        assert "team/app:multi stays: runs somewhere" in retention(registry, "--all").output
+        assert app.tags() == ["multi", "named", "newest", "run"]
+        age(registry)
+        registry.stop()
+        assert garbage_collect(registry, "--delete-untagged").exit_code == 0
+        app = Repository(registry.start().client(), "team/app")
+        assert app.get_manifest(digest_of(untagged)).content == untagged
+        assert app.get_manifest(digest_of(child)).content == child
+        assert app.get_manifest(digest_of(made["left"])).status_code == 404
+
+    @pytest.mark.parametrize("image", ["app", "App:v1", "app@sha256:12", "app:", "../app:v1", "app@v1"])
+    def test_what_is_no_image_is_refused(self, registry: LiveRegistry, image: str) -> None:
+        registry.config.write_text(json.dumps(json.loads(registry.config.read_text()) | {"inuse": [image]}))
+        result = retention(registry)
+        assert result.exit_code == 2
+        assert "inuse[0]: " in result.stderr or "inuse.0: " in result.stderr, result.stderr
 
     def test_immutable_tags_stay(self, registry: LiveRegistry) -> None:
         registry.stop()

@@ -17,6 +17,10 @@ a Registry names, and of all others for the metadata, to notice when one appears
 - apiGroups: [""]
   resources: [serviceaccounts, secrets, configmaps, services]
   verbs: [get, list, watch, create, patch, delete]
+# Retention leaves what they run.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list]
 - apiGroups: [apps]
   resources: [deployments]
   verbs: [get, list, watch, create, patch, delete]

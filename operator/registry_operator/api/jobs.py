@@ -122,6 +122,24 @@ class Retention(Recurring):
         Field(min_length=1, max_length=64, alias="rules", json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ]
     """The rules."""
+    keep_running: bool = True
+    """Whether tags stay by which pods run, or that lead to what they run, and manifests, as garbage collection sees
+    them; as known a few minutes ago. The operator looks for the addresses in the Registry's status, and `hosts`."""
+    hosts: (
+        Annotated[
+            tuple[
+                Annotated[
+                    str,
+                    Field(max_length=260),
+                    Matching(r"[A-Za-z0-9.\[\]:-]+", "must be a host, with its port unless that is 443"),
+                ],
+                ...,
+            ],
+            Field(max_length=32, json_schema_extra=AS_SET),
+        ]
+        | None
+    ) = None
+    """Further names by which pods' images name this registry, such as registry.example.com."""
 
 
 # --- where copies are

@@ -3,7 +3,7 @@
 Manifests that an engine returns may be its own copy, shared with every reader: never change them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -67,6 +67,10 @@ class Cluster(Protocol):
 
     async def jobs(self, registry: Manifest) -> Any | None:
         """What this Registry's server says of its jobs (`GET /jobs`), as JSON; None where it does not answer soon."""
+
+    async def images(self, hosts: Collection[str]) -> Collection[str]:
+        """The images of registries by these names (`host` or `host:port`) that pods run or shall run, without the
+        name: `team/app:v1`, `team/app@sha256:…`. As of some minutes ago. Raises Rejected, Unavailable."""
 
     def placement(self, registry: Manifest) -> Placement:
         """Where the process of this Registry finds its files and listens."""

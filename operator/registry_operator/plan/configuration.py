@@ -46,6 +46,8 @@ def server_config(registry: Registry, facts: Facts, placement: Placement) -> con
         asked["quotas"] = tuple(map(_quota, spec.quotas))
     if spec.retention:
         asked["retention"] = jobs.retention(spec.retention)
+    if facts.in_use:
+        asked["inuse"] = facts.in_use
     if spec.garbage_collection:
         asked["garbagecollection"] = jobs.garbage_collection(spec.garbage_collection)
     if spec.backup:

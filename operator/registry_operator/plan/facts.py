@@ -50,6 +50,8 @@ class Facts:
     """Given without `access.htpasswd`."""
     access_modes: tuple[str, ...] = DEFAULT_ACCESS_MODES
     """Of the volume: of the claim that exists, or of the one to be made."""
+    in_use: tuple[str, ...] = ()
+    """The images that pods run, such as `team/app:v1`, where `retention` keeps them."""
     backup: ArchiveSecrets = ArchiveSecrets()
     """Of `backup.destination`."""
     bootstrap: ArchiveSecrets = ArchiveSecrets()

@@ -28,7 +28,7 @@ CONFIG, ADMIN_LOGIN, TLS, AUTHORITY, DATA = "-config", "-admin", "-tls", "-ca", 
 LOGIN_CHECKED: Final = "regatta.dev/login-checked"
 """Annotation of the generated login's Secret: the digest of a password and hash that match. It spares many a bcrypt."""
 
-UNSETTLED: Final = ("quotas", "retention", "backup", "scrub", "bootstrap")
+UNSETTLED: Final = ("quotas", "inuse", "retention", "backup", "scrub", "bootstrap")
 """Blocks of the configuration that need no start: followed like `access`, or of no matter to who serves already."""
 
 SOON, WHEN_RESTORED = 300, 86_400

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any, Final, Literal
@@ -16,6 +16,7 @@ from registry_operator.cluster.asking import ask
 from registry_operator.cluster.kubernetes.api import APPLY, Api, Refusal, path
 from registry_operator.cluster.kubernetes.cache import Cache
 from registry_operator.cluster.kubernetes.foreign import References
+from registry_operator.cluster.kubernetes.images import PodImages
 from registry_operator.cluster.protocol import Cluster, Key, Manifest, Rejected, Unavailable
 
 OURS: Final = {"app.kubernetes.io/managed-by": "regatta"}
@@ -51,6 +52,7 @@ class KubernetesCluster(Cluster):
         """`jobs_url` is where servers tell of their jobs, with `{service}` and `{namespace}` in place of names."""
         self.api: Final = api
         self._jobs_url: Final = jobs_url
+        self._images: Final = PodImages(api, tuple(namespaces) or (None,))
         self.namespaces: Final[tuple[str | None, ...]] = tuple(namespaces) or (None,)
         self.cache: Final = Cache((REGISTRY, *CHILDREN), index_label=REGISTRY_LABEL)
         self.references: Final = References()
@@ -163,6 +165,10 @@ class KubernetesCluster(Cluster):
             "namespace": registry["metadata"]["namespace"],
         }
         return await ask(self._jobs_url.format_map(names))
+
+    async def images(self, hosts: Collection[str]) -> Collection[str]:
+        """The images of registries by these names that pods run or shall run."""
+        return await self._images.of(hosts)
 
     def placement(self, registry: Manifest) -> Placement:
         """The paths inside the pod, and the names of its Service."""

@@ -7,7 +7,7 @@ matter to a registry. The others are kept, and said to mean nothing here.
 import logging
 import socket
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Literal
@@ -108,6 +108,10 @@ class LocalCluster:
     async def jobs(self, registry: Manifest) -> Any | None:
         """What this Registry's server says of its jobs."""
         return await ask(f"http://127.0.0.1:{self._debug_port(key_of(registry))}/jobs")
+
+    async def images(self, hosts: Collection[str]) -> Collection[str]:  # noqa: ARG002
+        """None: there are no pods."""
+        return ()
 
     def placement(self, registry: Manifest) -> Placement:
         """Where the process of this Registry finds its files and listens."""

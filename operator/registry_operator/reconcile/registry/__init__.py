@@ -22,6 +22,7 @@ from registry_operator.reconcile.apply import ensure, find, key_of, prune
 from registry_operator.reconcile.fault import Fault, Faults
 from registry_operator.reconcile.registry.accounts import observe_login
 from registry_operator.reconcile.registry.archives import observe_backup, observe_bootstrap, with_bootstrap
+from registry_operator.reconcile.registry.images import observe_images
 from registry_operator.reconcile.registry.jobs import (
     News,
     Report,
@@ -78,6 +79,7 @@ class _Reconciliation:
         self.login: Login | None = None
         self.volume: Volume | None = None
         self.backup = self.bootstrap = ArchiveSecrets()
+        self.images: tuple[str, ...] = ()
         self.applied = False
         self.jobs: Report | None = None
         self.deployment: Manifest | None = None
@@ -105,6 +107,8 @@ class _Reconciliation:
         with self.faults.collected():
             self.volume = await observe_volume(self.cluster, self.registry)
         with self.faults.collected():
+            self.images = await observe_images(self.cluster, self.registry, self.placement)
+        with self.faults.collected():
             self.backup = await observe_backup(self.cluster, self.registry)
         with self.faults.collected():
             self.registry = await with_bootstrap(self.cluster, self.registry)
@@ -114,7 +118,7 @@ class _Reconciliation:
         assert self.placement is not None  # noqa: S101, as above
         assert self.tls is not None  # noqa: S101
         assert self.volume is not None  # noqa: S101
-        facts = Facts(self.tls.own, self.login, self.volume.access_modes, self.backup, self.bootstrap)
+        facts = Facts(self.tls.own, self.login, self.volume.access_modes, self.images, self.backup, self.bootstrap)
         desired = plan_registry(self.registry, facts, self.placement)
         with self.faults.collected():
             for child in desired:
