@@ -1,7 +1,7 @@
 """The server's configuration as types: distribution's `config.yml`, version 0.1, and Regatta's own top-level blocks.
 
-Those are `metadata`, `access`, `manifests`, `quotas`, `inuse`, `garbagecollection`, `backup`, `scrub` and `shutdown`. Field
-names are the file's keys. What distribution knows beyond them is in `distribution.py`.
+Those are `metadata`, `access`, `manifests`, `quotas`, `inuse`, `retention`, `garbagecollection`, `backup`, `bootstrap`,
+`scrub` and `shutdown`. Field names are the file's keys. What distribution knows beyond them is in `distribution.py`.
 """
 
 import re
