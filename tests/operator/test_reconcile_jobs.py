@@ -199,6 +199,21 @@ class TestBootstrap:
         assert config["bootstrap"]["source"]["s3"]["bucket"] == "backups"
         assert config["bootstrap"]["source"]["s3"]["rootdirectory"] == f"/{world.namespace}/team"
 
+    def test_it_counts_also_when_the_run_is_gone(self, world: World) -> None:
+        world.serve(BACKED_UP)
+        world.server_says(says(run("2026-01-01T02:05:00Z", SECOND), kept=[SECOND]))
+        world.reconcile()
+        world.create({"bootstrap": {"backup": {"name": "team-20260101t020000z"}}}, name="again")
+        world.reconcile("again")
+        assert world.status("again")["bootstrap"]["run"] == SECOND
+        before = told(world, "again")
+        world.server_says(says(kept=[]))
+        world.reconcile()
+        assert backups(world) == {}
+        world.reconcile("again")
+        assert world.condition("Degraded", "again")[0] == "False"
+        assert told(world, "again") == before
+
     def test_one_in_a_claim_is_mounted_from_its_folder(self, world: World) -> None:
         claim(world, "backups", "ReadWriteMany")
         world.serve({"backup": {"destination": {"claim": {"name": "backups"}}}})

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import ConfigDict, Field, WithJsonSchema
 
-from registry_operator.api.jobs import Backup, Bootstrap, GarbageCollection, Retention, Scrub
+from registry_operator.api.jobs import Archive, Backup, Bootstrap, GarbageCollection, Retention, Scrub
 from registry_operator.api.kinds import REGISTRY, Kind
 from registry_operator.api.model import Matching, Model, OneOf, Opaque, Resource, Rule
 from registry_operator.api.values import AS_SET, ObjectName, QuantityText, Repositories, SecretReference, map_by
@@ -535,6 +535,15 @@ class BackupJobStatus(JobStatus):
     """The RegistryBackup that it made."""
 
 
+class BootstrapStatus(Model):
+    """What the registry began with."""
+
+    source: Archive
+    """Where the copies were."""
+    run: str | None = None
+    """Which run; absent for the last one."""
+
+
 class RegistryStatus(Model):
     """What the registry is. Written by the operator alone."""
 
@@ -556,6 +565,8 @@ class RegistryStatus(Model):
     """The certificate that the registry presents; absent without TLS."""
     login: LoginStatus | None = None
     """The login that was generated; absent with users of your own."""
+    bootstrap: BootstrapStatus | None = None
+    """What it began with, if that was named by a RegistryBackup: it counts also when that is gone."""
     backup: BackupJobStatus | None = None
     """How backups go."""
     garbage_collection: JobStatus | None = None

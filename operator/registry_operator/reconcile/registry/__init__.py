@@ -21,7 +21,7 @@ from registry_operator.plan.registry import certificate_secret_name, claim_name,
 from registry_operator.reconcile.apply import ensure, find, key_of, prune
 from registry_operator.reconcile.fault import Fault, Faults
 from registry_operator.reconcile.registry.accounts import observe_login
-from registry_operator.reconcile.registry.archives import observe_backup, observe_bootstrap, with_bootstrap
+from registry_operator.reconcile.registry.archives import began_with, observe_backup, observe_bootstrap, with_bootstrap
 from registry_operator.reconcile.registry.images import observe_images
 from registry_operator.reconcile.registry.jobs import (
     News,
@@ -111,7 +111,7 @@ class _Reconciliation:
         with self.faults.collected():
             self.backup = await observe_backup(self.cluster, self.registry)
         with self.faults.collected():
-            self.registry = await with_bootstrap(self.cluster, self.registry)
+            self.registry = await with_bootstrap(self.cluster, self.registry, previous_status(self.manifest).bootstrap)
             self.bootstrap = await observe_bootstrap(self.cluster, self.registry)
 
     async def _apply(self) -> None:
@@ -144,7 +144,8 @@ class _Reconciliation:
 
     def status(self) -> RegistryStatus:
         """What is known now, and what was known before of what a fault hides."""
-        before = RegistryStatus() if self.applied else previous_status(self.manifest)
+        known = previous_status(self.manifest)
+        before = RegistryStatus() if self.applied else known
         return RegistryStatus(
             address=self.placement.address if self.placement else before.address,
             addresses=_addresses(self.placement) if self.placement else before.addresses,
@@ -152,7 +153,8 @@ class _Reconciliation:
             storage=storage_status(self.claim) if self.claim else before.storage,
             certificate=self.tls.status if self.tls else before.certificate,
             login=LoginStatus(secret_name=users_secret_name(self.registry)) if self.login else before.login,
-            **job_status(self.registry, self.jobs, previous_status(self.manifest)),
+            bootstrap=began_with(self.registry, self.manifest) if self.applied else before.bootstrap,
+            **job_status(self.registry, self.jobs, known, is_valid=self.placement is not None),
         )
 
     def news(self, status: RegistryStatus) -> tuple[News, ...]:

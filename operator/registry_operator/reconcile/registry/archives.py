@@ -8,9 +8,9 @@ from typing import Final
 from registry_operator.api.backup import RegistryBackup
 from registry_operator.api.jobs import Archive
 from registry_operator.api.kinds import PERSISTENT_VOLUME_CLAIM, REGISTRY_BACKUP, SECRET
-from registry_operator.api.registry import Registry
+from registry_operator.api.registry import BootstrapStatus, Registry
 from registry_operator.api.values import SecretReference
-from registry_operator.cluster.protocol import Cluster, Key
+from registry_operator.cluster.protocol import Cluster, Key, Manifest
 from registry_operator.plan import ArchiveSecrets
 from registry_operator.plan.registry import claim_name
 from registry_operator.reconcile.fault import Fault
@@ -29,12 +29,21 @@ async def observe_backup(cluster: Cluster, registry: Registry) -> ArchiveSecrets
     return await archive.observe(backup.signing_key, "backup.signingKey")
 
 
-async def with_bootstrap(cluster: Cluster, registry: Registry) -> Registry:
-    """The Registry with `source` and `run` of its bootstrap in place of the RegistryBackup it names. Raises Fault."""
+async def with_bootstrap(cluster: Cluster, registry: Registry, began: BootstrapStatus | None) -> Registry:
+    """The Registry with `source` and `run` of its bootstrap in place of the RegistryBackup it names. Raises Fault.
+
+    `began` is what it began with: that counts once and for all, as runs come and go.
+    """
     bootstrap = registry.spec.bootstrap
     if bootstrap is None or bootstrap.backup is None:
         return registry
-    name = bootstrap.backup.name
+    if began is None:
+        began = await _begin_with(cluster, registry, bootstrap.backup.name)
+    settled = bootstrap.model_copy(update={"backup": None, "source": began.source, "run": began.run})
+    return registry.model_copy(update={"spec": registry.spec.model_copy(update={"bootstrap": settled})})
+
+
+async def _begin_with(cluster: Cluster, registry: Registry, name: str) -> BootstrapStatus:
     found = await cluster.get(Key(REGISTRY_BACKUP, registry.metadata.namespace, name))
     if found is None:
         raise Fault(
@@ -43,8 +52,15 @@ async def with_bootstrap(cluster: Cluster, registry: Registry) -> Registry:
     backup = RegistryBackup.model_validate({**found, "status": None})
     if backup.spec.run is None:
         raise Fault("BackupIncomplete", f"bootstrap.backup: {name} broke off before it was a run: name another")
-    settled = bootstrap.model_copy(update={"backup": None, "source": backup.spec.source, "run": backup.spec.run})
-    return registry.model_copy(update={"spec": registry.spec.model_copy(update={"bootstrap": settled})})
+    return BootstrapStatus(source=backup.spec.source, run=backup.spec.run)
+
+
+def began_with(settled: Registry, manifest: Manifest) -> BootstrapStatus | None:
+    """What a Registry begins with that names a RegistryBackup in its `manifest`; `settled` has it by now."""
+    bootstrap = settled.spec.bootstrap
+    if bootstrap is None or bootstrap.source is None or "backup" not in manifest["spec"]["bootstrap"]:
+        return None
+    return BootstrapStatus(source=bootstrap.source, run=bootstrap.run)
 
 
 async def observe_bootstrap(cluster: Cluster, registry: Registry) -> ArchiveSecrets:

@@ -107,9 +107,11 @@ async def observe_jobs(cluster: Cluster, registry: Registry, manifest: Manifest)
         return None
 
 
-def job_status(registry: Registry, report: Report | None, before: RegistryStatus) -> Mapping[str, JobStatus | None]:
-    """The fields of the status: as the server says, or as it was known before."""
-    fields = recurring(registry)
+def job_status(
+    registry: Registry, report: Report | None, before: RegistryStatus, *, is_valid: bool
+) -> Mapping[str, JobStatus | None]:
+    """The fields of the status: as the server says, or as it was known before, also while the spec is not valid."""
+    fields = recurring(registry) if is_valid else set(FIELDS.values())
     told = report.status(registry) if report else {}
     return {field: told.get(field, getattr(before, field)) if field in fields else None for field in FIELDS.values()}
 
