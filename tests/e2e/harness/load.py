@@ -26,6 +26,7 @@ import ssl
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,18 @@ def work(client: Client, repository: str, stop: Path, *, pushes: bool) -> None:
     client.close()
 
 
+def verify(client: Client, images: list[Image]) -> int:
+    """How many of them are not there any more."""
+    lost = 0
+    for image in images:
+        try:
+            client.pull(image)
+        except Failed:
+            lost += 1
+    client.close()
+    return lost
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
@@ -253,14 +266,9 @@ def main() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    last = client()
-    lost = 0
-    for image in list(journal.images):
-        try:
-            last.pull(image)
-        except Failed:
-            lost += 1
-    last.close()
+    parts = [journal.images[number :: asked.clients] for number in range(asked.clients)]
+    with ThreadPoolExecutor(asked.clients) as pool:
+        lost = sum(pool.map(verify, [client() for _ in parts], parts))
     say(journal.summary() | {"lost": lost})
 
 
