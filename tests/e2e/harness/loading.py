@@ -15,7 +15,7 @@ from tests.e2e.harness.registries import LiveRegistry
 _SCRIPT = Path(__file__).with_name("load.py")
 _START_TIMEOUT = 120
 _END_TIMEOUT = 600
-"""Seconds; a network that is slow to take new Secrets to pods makes a load run long, and all it has pushed is pulled."""
+"""Seconds. Where Secrets reach pods slowly a load runs long, and all that it has pushed is pulled again."""
 
 
 @dataclass
