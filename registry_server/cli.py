@@ -17,6 +17,7 @@ from registry_server import __version__
 from registry_server.cli_backup import backup_group, bootstrap, restore
 from registry_server.cli_garbage import garbage_collect
 from registry_server.cli_metadata import metadata_group
+from registry_server.cli_migrate import migrate
 from registry_server.cli_retention import retention
 from registry_server.cli_scrub import scrub
 from registry_server.cli_usage import usage
@@ -152,6 +153,7 @@ main.add_command(backup_group)
 main.add_command(restore)
 main.add_command(bootstrap)
 main.add_command(scrub)
+main.add_command(migrate)
 
 
 @main.group(name="config")

@@ -4,22 +4,21 @@ import asyncio
 import json
 import os
 import sys
-import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
-from pydantic import ByteSize
 
+from registry_server.cli_copying import FORMAT, Account, size, told
 from registry_server.cli_jobs import explained, opened
 from registry_server.config import Backup, Bootstrap, Config, ConfigError, Destination, load
 
 if TYPE_CHECKING:
-    from registry_server.jobs.backup import Archive, Copied, Planned, Problem, Restored, Run
+    from registry_server.jobs.backup import Archive, Restored, Run
     from registry_server.jobs.occupancy import Lease
     from registry_server.jobs.runs import Outcome
     from registry_server.metadata.contract import Holdings, Metadata
@@ -31,13 +30,10 @@ INCOMPLETE: Final = 1
 """The exit code where something could not be kept or brought back, or where the work broke off."""
 SHORTEST_KEY: Final = 16
 """Bytes of a key."""
-SAY_EVERY: Final = 10.0
-"""Seconds between two lines that say how far the work is, where no person looks."""
 
 _CONFIG = click.argument(
     "config", type=click.Path(path_type=Path), envvar="REGISTRY_CONFIGURATION_PATH", metavar="CONFIG"
 )
-_FORMAT = click.option("--format", "as_", type=click.Choice(["text", "json"]), default="text", show_default=True)
 
 
 @click.group(name="backup")
@@ -56,7 +52,7 @@ def backup_group() -> None:
 
 @backup_group.command()
 @_CONFIG
-@_FORMAT
+@FORMAT
 def run(config: Path, as_: str) -> None:
     """Make a backup now.
 
@@ -73,7 +69,7 @@ def run(config: Path, as_: str) -> None:
     from registry_server.jobs.occupancy import lease
     from registry_server.jobs.runs import noting
 
-    async def work(sides: _Sides, account: _Account) -> Run:
+    async def work(sides: _Sides, account: Account) -> Run:
         async with (
             lease(sides.storage.aside, JOB, exclusive=False),
             lease(sides.archive.storage.aside, JOB, exclusive=False) as held,
@@ -89,19 +85,19 @@ def run(config: Path, as_: str) -> None:
         return made[0]
 
     settings = load(config, os.environ).config
-    with _told(as_) as account:
+    with told(as_) as account:
         made = _do(settings, account, work)
     if as_ == "json":
         click.echo(json.dumps(asdict(made), indent=2))
     else:
         click.echo(
             f"run {made.id}: {made.repositories} repositories, {made.tags} tags, {made.contents} contents "
-            f"({_size(made.bytes)}), of which {made.copied} ({_size(made.copied_bytes)}) are new"
+            f"({size(made.bytes)}), of which {made.copied} ({size(made.copied_bytes)}) are new"
         )
     sys.exit(INCOMPLETE if made.problems else 0)
 
 
-def _outcome(runs: "list[Run]", account: "_Account") -> "Outcome":
+def _outcome(runs: "list[Run]", account: "Account") -> "Outcome":
     """Of the run that was made; before it is, how far it has come."""
     from registry_server.jobs.runs import Outcome, Sum
 
@@ -114,7 +110,7 @@ def _outcome(runs: "list[Run]", account: "_Account") -> "Outcome":
 
 @backup_group.command(name="list")
 @_CONFIG
-@_FORMAT
+@FORMAT
 def list_(config: Path, as_: str) -> None:
     """Show the runs there are, the newest last.
 
@@ -124,7 +120,7 @@ def list_(config: Path, as_: str) -> None:
 
     damaged: list[str] = []
 
-    async def work(sides: _Sides, _account: _Account) -> "list[Run]":
+    async def work(sides: _Sides, _account: Account) -> "list[Run]":
         runs = []
         for name in await sides.archive.ids():
             try:
@@ -134,7 +130,7 @@ def list_(config: Path, as_: str) -> None:
         return runs
 
     settings = load(config, os.environ).config
-    with _told("json") as account:
+    with told("json") as account:
         runs = _do(settings, account, work)
     if as_ == "json":
         click.echo(json.dumps([asdict(one) for one in runs], indent=2))
@@ -149,7 +145,7 @@ def list_(config: Path, as_: str) -> None:
 @_CONFIG
 @click.argument("run_id", required=False, metavar="[RUN]")
 @click.option("--last", is_flag=True, help="Only the last run.")
-@_FORMAT
+@FORMAT
 def verify(config: Path, run_id: str | None, last: bool, as_: str) -> None:
     """Read all that RUN has kept, or all runs, and compare it with its digests.
 
@@ -158,7 +154,7 @@ def verify(config: Path, run_id: str | None, last: bool, as_: str) -> None:
     from registry_server.jobs import backup
     from registry_server.jobs.runs import fail
 
-    async def work(sides: _Sides, account: _Account) -> None:
+    async def work(sides: _Sides, account: Account) -> None:
         runs = [await _run(sides.archive, run_id)] if run_id or last else await sides.archive.runs()
         async with aclosing(backup.verify(sides.archive, runs)) as events:
             async for event in events:
@@ -168,20 +164,20 @@ def verify(config: Path, run_id: str | None, last: bool, as_: str) -> None:
             await fail(sides.storage.aside, backup.JOB, error)
 
     settings = load(config, os.environ).config
-    with _told(as_) as account:
+    with told(as_) as account:
         _do(settings, account, work)
     if as_ == "json":
         sums = {"contents": account.contents, "bytes": account.bytes, "problems": account.problems}
         click.echo(json.dumps(sums, indent=2))
     else:
-        click.echo(f"{account.contents} contents ({_size(account.bytes)}) are whole, {len(account.problems)} are not")
+        click.echo(f"{account.contents} contents ({size(account.bytes)}) are whole, {len(account.problems)} are not")
     sys.exit(INCOMPLETE if account.problems else 0)
 
 
 @backup_group.command()
 @_CONFIG
 @click.option("-d", "--dry-run", is_flag=True, help="Remove nothing; say what would go.")
-@_FORMAT
+@FORMAT
 def prune(config: Path, dry_run: bool, as_: str) -> None:
     """Remove the runs that backup.keep does not keep, and the contents that only they had."""
     from registry_server.jobs import backup
@@ -190,11 +186,11 @@ def prune(config: Path, dry_run: bool, as_: str) -> None:
 
     settings = load(config, os.environ).config
 
-    async def work(sides: _Sides, _account: _Account) -> Pruned:
+    async def work(sides: _Sides, _account: Account) -> Pruned:
         async with lease(sides.archive.storage.aside, "backup prune", exclusive=False) as held:
             return await backup.prune(sides.archive, _backup(settings).keep, lease=held, dry_run=dry_run)
 
-    with _told("json") as account:
+    with told("json") as account:
         pruned = _do(settings, account, work)
     if as_ == "json":
         runs = [one.id for one in pruned.runs]
@@ -202,7 +198,7 @@ def prune(config: Path, dry_run: bool, as_: str) -> None:
         return
     for one in pruned.runs:
         click.echo(f"run {one.id} {'would go' if dry_run else 'is gone'}")
-    click.echo(f"{len(pruned.runs)} runs, {pruned.contents} contents ({_size(pruned.bytes)})")
+    click.echo(f"{len(pruned.runs)} runs, {pruned.contents} contents ({size(pruned.bytes)})")
 
 
 @click.command(short_help="Bring back what a backup has kept.")
@@ -210,7 +206,7 @@ def prune(config: Path, dry_run: bool, as_: str) -> None:
 @click.argument("wanted", nargs=-1, metavar="[REPOSITORY[:TAG]]...")
 @click.option("--run", "run_id", metavar="RUN", help="Which run; by default the last one.")
 @click.option("-d", "--dry-run", is_flag=True, help="Change nothing; say what would be brought back.")
-@_FORMAT
+@FORMAT
 def restore(config: Path, wanted: tuple[str, ...], run_id: str | None, dry_run: bool, as_: str) -> None:
     """Bring a registry back to what it held, from backup.destination into the storage and the metadata of CONFIG.
 
@@ -230,7 +226,7 @@ def restore(config: Path, wanted: tuple[str, ...], run_id: str | None, dry_run: 
     from registry_server.jobs.backup import BackupError, Restored
     from registry_server.jobs.occupancy import lease
 
-    async def work(sides: _Sides, account: _Account) -> Restored:
+    async def work(sides: _Sides, account: Account) -> Restored:
         run = await _run(sides.archive, run_id)
         chosen = await _chosen(sides.archive, await sides.archive.index(run), wanted)
         if wanted and not chosen:
@@ -244,7 +240,7 @@ def restore(config: Path, wanted: tuple[str, ...], run_id: str | None, dry_run: 
             return await _bring_back(sides, chosen, account, held, "restore")
 
     settings = load(config, os.environ).config
-    with _told(as_) as account:
+    with told(as_) as account:
         restored = _do(settings, account, work)
     problems = [*account.problems, *restored.differences]
     _tell_of(restored, account, as_, "would be brought back" if dry_run else _proven(problems))
@@ -253,7 +249,7 @@ def restore(config: Path, wanted: tuple[str, ...], run_id: str | None, dry_run: 
 
 @click.command(short_help="Fill a new registry from a backup, once.")
 @_CONFIG
-@_FORMAT
+@FORMAT
 def bootstrap(config: Path, as_: str) -> None:
     """Bring back what bootstrap.source has kept, the last run or bootstrap.run, into a registry that is empty.
 
@@ -272,7 +268,7 @@ def bootstrap(config: Path, as_: str) -> None:
     from registry_server.jobs.bootstrap import JOB, Origin, is_empty, origin, settle
     from registry_server.jobs.occupancy import lease
 
-    async def work(sides: _Sides, account: _Account) -> Restored | None:
+    async def work(sides: _Sides, account: Account) -> Restored | None:
         aside = sides.storage.aside
         async with lease(aside, JOB, exclusive=False) as held:
             found = await origin(aside)
@@ -291,7 +287,7 @@ def bootstrap(config: Path, as_: str) -> None:
         return restored
 
     settings = load(config, os.environ).config
-    with _told(as_) as account:
+    with told(as_) as account:
         place = _bootstrap(settings)
         restored = _do(settings, account, work, _Place("bootstrap.source", place.source, place.keyfile))
     if restored is not None:
@@ -300,7 +296,7 @@ def bootstrap(config: Path, as_: str) -> None:
 
 
 async def _bring_back(
-    sides: "_Sides", chosen: "Mapping[str, Holdings]", account: "_Account", held: "Lease", job: str
+    sides: "_Sides", chosen: "Mapping[str, Holdings]", account: "Account", held: "Lease", job: str
 ) -> "Restored":
     from registry_server.jobs import backup
     from registry_server.jobs.backup import Restored
@@ -328,7 +324,7 @@ def _proven(problems: list[str]) -> str:
     return "not all as it was" if problems else "proven to be as it was"
 
 
-def _tell_of(restored: "Restored", account: "_Account", as_: str, verdict: str) -> None:
+def _tell_of(restored: "Restored", account: "Account", as_: str, verdict: str) -> None:
     problems = [*account.problems, *restored.differences]
     if as_ == "json":
         click.echo(json.dumps({**asdict(restored), "copied": account.contents, "problems": problems}, indent=2))
@@ -337,7 +333,7 @@ def _tell_of(restored: "Restored", account: "_Account", as_: str, verdict: str) 
         click.secho(difference, fg="red", err=True)
     click.echo(
         f"{restored.repositories} repositories, {restored.tags} tags, {restored.manifests} manifests: {verdict}; "
-        f"{account.contents} contents ({_size(account.bytes)}) copied"
+        f"{account.contents} contents ({size(account.bytes)}) copied"
     )
 
 
@@ -380,91 +376,6 @@ class _Sides:
     archive: "Archive"
 
 
-@dataclass(slots=True)
-class _Account:
-    """What has been done so far."""
-
-    contents: int = 0
-    bytes: int = 0
-    planned: "Planned | None" = None
-    problems: list[str] = field(default_factory=list)
-    incomplete: bool = False
-    """Whether another try may bring more."""
-
-    def tell(self, event: "Planned | Copied | Problem") -> None:
-        from registry_server.jobs.backup import Copied, Planned, Problem
-
-        match event:
-            case Planned():
-                self.planned = event
-                self.plan(event)
-            case Copied():
-                self.contents += 1
-                self.bytes += event.size
-                self.advance(event.size)
-            case Problem():
-                self.problems.append(event.text)
-                self.complain(event.text)
-
-    def so_far(self) -> "Outcome":
-        """How much of what there is to copy is copied."""
-        from registry_server.jobs.runs import Outcome, Sum
-
-        expected = Sum(self.planned.contents, self.planned.bytes) if self.planned else None
-        return Outcome({"copied": Sum(self.contents, self.bytes)}, expected=expected)
-
-    def plan(self, planned: "Planned") -> None:
-        """Say what there is to do."""
-
-    def advance(self, size: int) -> None:
-        """Say how far it is, `size` bytes further."""
-
-    def complain(self, text: str) -> None:
-        click.secho(text, fg="red", err=True)
-
-
-class _Bar(_Account):
-    """At a terminal: a bar of the bytes, with the time that is left."""
-
-    def __init__(self, progress: Any) -> None:
-        super().__init__()
-        self._progress = progress
-        self._task: Any = None
-
-    def plan(self, planned: "Planned") -> None:
-        self._task = self._progress.add_task(f"{planned.contents} contents", total=planned.bytes)
-
-    def advance(self, size: int) -> None:
-        self._progress.update(self._task, advance=size)
-
-
-class _Lines(_Account):
-    """In a log: a line now and then."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._said = time.monotonic()
-
-    def advance(self, size: int) -> None:  # noqa: ARG002  (all are counted already)
-        if time.monotonic() - self._said > SAY_EVERY:
-            self._said = time.monotonic()
-            planned = self.planned.bytes if self.planned else 0
-            click.echo(f"{self.contents} contents so far, {_size(self.bytes)} of {_size(planned)}", err=True)
-
-
-@contextmanager
-def _told(as_: str) -> Iterator[_Account]:
-    if as_ == "json" or not sys.stderr.isatty():
-        yield _Account() if as_ == "json" else _Lines()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield _Bar(progress)
-
-
 @dataclass(frozen=True, slots=True)
 class _Place:
     """Where an archive is, by a key of the configuration."""
@@ -475,7 +386,7 @@ class _Place:
 
 
 def _do(
-    settings: Config, account: _Account, work: Callable[[_Sides, _Account], Awaitable[T]], place: _Place | None = None
+    settings: Config, account: Account, work: Callable[[_Sides, Account], Awaitable[T]], place: _Place | None = None
 ) -> T:
     """Do it, its faults said in words; ends the program with what they mean. Without `place`: `backup`'s."""
     there = place or _Place("backup.destination", _backup(settings).destination, _backup(settings).keyfile)
@@ -541,11 +452,7 @@ def _table(runs: "list[Run]") -> None:
 
     table = Table("Run", "Repositories", "Tags", "Contents", "Size", "New", "Problems", box=None)
     for one in runs:
-        new = f"{one.copied} ({_size(one.copied_bytes)})"
-        numbers = (str(one.repositories), str(one.tags), str(one.contents), _size(one.bytes), new)
+        new = f"{one.copied} ({size(one.copied_bytes)})"
+        numbers = (str(one.repositories), str(one.tags), str(one.contents), size(one.bytes), new)
         table.add_row(one.id, *numbers, str(len(one.problems)))
     Console(width=None if os.isatty(1) else 200).print(table)
-
-
-def _size(amount: int) -> str:
-    return ByteSize(amount).human_readable()

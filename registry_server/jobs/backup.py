@@ -12,17 +12,18 @@ import gzip
 import hmac
 import json
 import re
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from registry_server.config.backup import Keep
 from registry_server.config.globs import compile_globs
-from registry_server.jobs.copying import Damaged, clean_up, copy, is_whole
+from registry_server.jobs.copying import AT_ONCE, Copied, Planned, Problem, clean_up, copy_all, is_whole
 from registry_server.jobs.occupancy import Lease
 from registry_server.jobs.references import named, reachable
-from registry_server.jobs.transfer import Done, compare, transfer
+from registry_server.jobs.snapshot import Taken, contents_of, missing_from, sizes_of, snapshot
+from registry_server.jobs.transfer import Done, transfer
 from registry_server.metadata.contract import Holdings, LinkedManifest, Metadata
 from registry_server.parallel import in_parallel
 from registry_server.reference import Digest, InvalidDigest, is_repository, is_tag
@@ -32,8 +33,6 @@ from registry_server.storage.contract import Storage
 VERSION: Final = 1
 """Of the form of runs and indexes."""
 JOB: Final = "backup"
-AT_ONCE: Final = 4
-"""Contents that are copied at a time: they come in megabytes, and others use the storage as well."""
 
 _RUNS: Final = "backups"
 
@@ -67,31 +66,6 @@ class Run:
     @property
     def at(self) -> datetime:
         return datetime.strptime(self.id, _TIME).replace(tzinfo=UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """What is to be copied."""
-
-    contents: int
-    bytes: int
-    of_contents: int
-    """All that there are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Copied:
-    """A content was copied."""
-
-    digest: Digest
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something can't be kept, or brought back."""
-
-    text: str
 
 
 _TIME: Final = "%Y%m%dT%H%M%SZ"
@@ -169,15 +143,15 @@ async def back_up(
 ) -> AsyncGenerator[Planned | Copied | Problem | Run]:
     """Copy all that a registry holds into an archive; the run comes last. Raises LeaseLost and StorageError."""
     await clean_up(archive.storage)
-    holdings = {name: _consistent(await metadata.holdings(name)) async for name in metadata.everything()}
-    contents = _contents(holdings.values())
+    holdings = await snapshot(metadata)
+    contents = contents_of(holdings.values())
     held = await archive.held()
-    sizes = await _sizes(storage, contents)
+    sizes = await sizes_of(storage, contents)
     missing = [digest for digest in sizes if digest not in held]
     yield Planned(len(missing), sum(sizes[digest] for digest in missing), len(contents))
     problems: list[str] = []
     copied: list[Copied] = []
-    async for event in _copy_all(storage, archive.storage, missing, lease):
+    async for event in copy_all(storage, archive.storage, missing, lease):
         copied += [event] if isinstance(event, Copied) else []
         problems += [event.text] if isinstance(event, Problem) else []
         yield event
@@ -226,15 +200,15 @@ async def restore(
     with its digest, and copied again where it is damaged. It can be ended at any time and run again.
     """
     await clean_up(storage)
-    contents = sorted(_contents(wanted.values()))
+    contents = sorted(contents_of(wanted.values()))
     whole = await in_parallel(lambda digest: is_whole(storage, digest), contents)
     missing = [digest for digest, is_there in zip(contents, whole, strict=True) if not is_there]
-    sizes = await _sizes(archive.storage, set(missing))
+    sizes = await sizes_of(archive.storage, set(missing))
     yield Planned(len(missing), sum(sizes.values()), len(contents))
-    async for event in _copy_all(archive.storage, storage, missing, lease):
+    async for event in copy_all(archive.storage, storage, missing, lease):
         yield event
     await clean_up(storage)
-    async for done in transfer(storage, _Wanted(wanted), metadata, prune=False):
+    async for done in transfer(storage, Taken(wanted), metadata, prune=False):
         lease.check()
         yield done
     yield await _proof(wanted, storage, metadata)
@@ -271,9 +245,9 @@ async def verify(archive: Archive, runs: Iterable[Run]) -> AsyncGenerator[Planne
     """Read all contents of some runs, and compare them with their digests. Raises BackupError for a lost index."""
     needed: set[Digest] = set()
     for run in runs:
-        needed |= _contents((await archive.index(run)).values())
+        needed |= contents_of((await archive.index(run)).values())
     contents = sorted(needed)
-    sizes = await _sizes(archive.storage, needed)
+    sizes = await sizes_of(archive.storage, needed)
     yield Planned(len(contents), sum(sizes.values()), len(contents))
     for start in range(0, len(contents), AT_ONCE):
         chunk = contents[start : start + AT_ONCE]
@@ -300,7 +274,7 @@ async def prune(archive: Archive, keep: Keep, *, lease: Lease, dry_run: bool) ->
     kept = kept_by(keep, runs)
     needed: set[Digest] = set()
     for run in kept:
-        needed |= {Digest.parse(run.index), *_contents((await archive.index(run)).values())}
+        needed |= {Digest.parse(run.index), *contents_of((await archive.index(run)).values())}
     gone = [run for run in runs if run not in kept]
     for run in () if dry_run else gone:
         await archive.remove(run)
@@ -341,73 +315,15 @@ _PERIODS: Final[tuple[tuple[str, Callable[[datetime], str]], ...]] = (
 )
 
 
-class _Wanted:
-    """An index, as `transfer` reads it."""
-
-    def __init__(self, wanted: Mapping[str, Holdings]) -> None:
-        self._wanted = wanted
-
-    async def everything(self) -> AsyncGenerator[str]:
-        for name in sorted(self._wanted):
-            yield name
-
-    async def holdings(self, repository: str) -> Holdings:
-        return self._wanted[repository]
-
-
-async def _copy_all(
-    source: Storage, target: Storage, digests: Sequence[Digest], lease: Lease
-) -> AsyncGenerator[Copied | Problem]:
-    async def one(digest: Digest) -> Copied | Problem:
-        try:
-            return Copied(digest, await copy(source, target, digest))
-        except Damaged as error:
-            return Problem(f"{digest} {error}")
-
-    for start in range(0, len(digests), AT_ONCE):
-        lease.check()
-        for event in await in_parallel(one, digests[start : start + AT_ONCE]):
-            yield event
-
-
 async def _proof(wanted: Mapping[str, Holdings], storage: Storage, metadata: Metadata) -> Restored:
     """Compare all that was wanted with what is there."""
-    differences: list[str] = []
-    for name, ours in sorted(wanted.items()):
-        theirs = await metadata.holdings(name)
-        differences += [
-            f"{name}: {one.name} is {one.target or 'missing'}, in the backup {one.source}"
-            for one in compare(name, ours, theirs)
-            if one.source is not None
-        ]
-    contents = sorted(_contents(wanted.values()))
-    found = await in_parallel(storage.blob, contents)
-    differences += [f"{digest} is not in storage" for digest, blob in zip(contents, found, strict=True) if blob is None]
     return Restored(
         repositories=len(wanted),
         tags=sum(len(one.tags) for one in wanted.values()),
         manifests=sum(len(one.manifests) for one in wanted.values()),
-        contents=len(contents),
-        differences=differences,
+        contents=len(contents_of(wanted.values())),
+        differences=await missing_from(wanted, storage, metadata, called="the backup"),
     )
-
-
-async def _sizes(storage: Storage, contents: Collection[Digest]) -> dict[Digest, int]:
-    """The bytes of those of many contents that are there, from one list of all; what is in the trash is asked for."""
-    sizes = {blob.digest: blob.size async for blobs in storage.contents() for blob in blobs if blob.digest in contents}
-    others = [digest for digest in contents if digest not in sizes]
-    found = await in_parallel(storage.blob, others)
-    sizes.update((digest, blob.size) for digest, blob in zip(others, found, strict=True) if blob is not None)
-    return dict(sorted(sizes.items()))
-
-
-def _consistent(held: Holdings) -> Holdings:
-    """Without the tags of manifests that were deleted while it was read."""
-    return replace(held, tags={tag: digest for tag, digest in held.tags.items() if digest in held.manifests})
-
-
-def _contents(holdings: Iterable[Holdings]) -> set[Digest]:
-    return {content for one in holdings for content in (*one.blobs.values(), *one.manifests.values())}
 
 
 def _dump(index: Mapping[str, Holdings]) -> bytes:

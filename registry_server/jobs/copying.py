@@ -2,17 +2,47 @@
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Final
 
+from registry_server.jobs.occupancy import Lease
+from registry_server.parallel import in_parallel
 from registry_server.reference import CANONICAL, Digest
 from registry_server.storage.contract import Storage, StoredBlob
 
+AT_ONCE: Final = 4
+"""Contents that are copied at a time: they come in megabytes, and others use the storage as well."""
 SMALL: Final = 1 << 20
 """Bytes up to which a content is read and written at once."""
 REPOSITORY: Final = "regatta-transfer"
 """Where larger ones are while they are on their way; nothing is ever linked there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What is to be copied."""
+
+    contents: int
+    bytes: int
+    of_contents: int
+    """All that there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A content was copied."""
+
+    digest: Digest
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something can't be kept, or brought back."""
+
+    text: str
 
 
 class Damaged(Exception):
@@ -73,3 +103,20 @@ async def _copy_large(source: Storage, target: Storage, blob: StoredBlob) -> Non
         await upload.commit()
     finally:
         upload.close()
+
+
+async def copy_all(
+    source: Storage, target: Storage, digests: Sequence[Digest], lease: Lease
+) -> AsyncGenerator[Copied | Problem]:
+    """Copy contents, and tell of each. Raises LeaseLost, StorageError."""
+
+    async def one(digest: Digest) -> Copied | Problem:
+        try:
+            return Copied(digest, await copy(source, target, digest))
+        except Damaged as error:
+            return Problem(f"{digest} {error}")
+
+    for start in range(0, len(digests), AT_ONCE):
+        lease.check()
+        for event in await in_parallel(one, digests[start : start + AT_ONCE]):
+            yield event
