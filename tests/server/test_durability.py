@@ -104,7 +104,7 @@ def kill_at_random(registry: LiveRegistry, *, rounds: int, pushers: int) -> None
                 one.result()
         registry.start()
     for user in users:
-        _check(Repository(registry.client(), user.name), user.ledger, since=set())
+        _check(registry, user, since=set())
 
 
 def test_kill_9_loses_nothing_acknowledged_and_shows_nothing_half_written(serve: Serve) -> None:
@@ -125,10 +125,10 @@ def test_kill_9_loses_nothing_acknowledged_and_shows_nothing_half_written(serve:
         _check_files(registry)
         registry.start()
         for pusher in pushers:
-            _check(Repository(registry.client(), pusher.name), pusher.ledger, since=checked[pusher.name])
+            _check(registry, pusher, since=checked[pusher.name])
             checked[pusher.name] = set(pusher.ledger.blobs)
     for pusher in pushers:
-        _check(Repository(registry.client(), pusher.name), pusher.ledger, since=set())
+        _check(registry, pusher, since=set())
     assert sum(len(pusher.ledger.manifests) for pusher in pushers) > ENOUGH, "too few pushes to mean anything"
     assert all(pusher.ledger.blobs for pusher in pushers)
 
@@ -327,11 +327,16 @@ def _single_post(repository: Repository, content: bytes) -> httpx.Response:
     )
 
 
-def _check(repository: Repository, ledger: Ledger, *, since: set[str]) -> None:
+def _check(registry: LiveRegistry, pusher: Pusher, *, since: set[str]) -> None:
     """Everything acknowledged is there, digest for digest, and tags point to what they were last moved to.
 
     Of the blobs in `since` it is enough here that they are there.
     """
+    with registry.client() as client:
+        _check_content(Repository(client, pusher.name), pusher.ledger, since)
+
+
+def _check_content(repository: Repository, ledger: Ledger, since: set[str]) -> None:
     for digest, content in ledger.blobs.items():
         if digest in since:
             assert repository.client.head(f"{repository.path}/blobs/{digest}").status_code == 200
