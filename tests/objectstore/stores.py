@@ -81,12 +81,13 @@ def store(
 ) -> Iterator[Store]:
     """An S3, GCS or Azure server on a free port, with an empty bucket.
 
-    S3 with TLS if it is given a pair; GCS in files rather than in memory where content is `large`.
+    S3 with TLS if it is given a pair. Where content is `large` GCS keeps it in files rather than in memory, and S3 what
+    it knows of parts in files rather than in attributes, for which ext4 has 4 KiB.
     """
     folder.mkdir(parents=True, exist_ok=True)
     match kind:
         case "s3":
-            made = _versitygw(need, folder, certificate)
+            made = _versitygw(need, folder, certificate, aside=large)
         case "gcs":
             made = _fake_gcs(need, folder, "filesystem" if large else "memory")
         case _:
@@ -100,7 +101,7 @@ def store(
         made.stop()
 
 
-def _versitygw(need: Need, folder: Path, certificate: Pair | None) -> Store:
+def _versitygw(need: Need, folder: Path, certificate: Pair | None, *, aside: bool) -> Store:
     port = free_port()
     (folder / "data/registry").mkdir(parents=True)
     credentials = [f"ROOT_ACCESS_KEY={KEY}", f"ROOT_SECRET_KEY={SECRET}"]
@@ -116,7 +117,11 @@ def _versitygw(need: Need, folder: Path, certificate: Pair | None) -> Store:
         "forcepathstyle": True,
         "secure": False,
     }
-    return Store("s3", folder, [Program([*command, "posix", folder / "data"], port)], settings)
+    posix: list[str | Path] = ["posix", folder / "data"]
+    if aside:
+        (folder / "aside").mkdir()
+        posix[1:1] = ["--sidecar", folder / "aside"]
+    return Store("s3", folder, [Program([*command, *posix], port)], settings)
 
 
 def _fake_gcs(need: Need, folder: Path, backend: str) -> Store:
