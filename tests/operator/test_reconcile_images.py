@@ -23,29 +23,28 @@ def pod(image: str, *, ran: str | None = None, phase: str = "Running") -> Json:
 @pytest.mark.parametrize(
     ("manifest", "found"),
     [
-        (pod("team.images.svc:5000/app:v1"), {("team.images.svc:5000", "app:v1")}),
-        (pod("team.images.svc:5000/deep/app"), {("team.images.svc:5000", "deep/app:latest")}),
-        (pod("registry.example.com/app:v1"), {("registry.example.com:443", "app:v1")}),
-        (pod("localhost:5000/app:v1"), {("localhost:5000", "app:v1")}),
-        (pod(f"a.b/app@{DIGEST}"), {("a.b:443", f"app@{DIGEST}")}),
-        (pod(f"a.b/app:v1@{DIGEST}"), {("a.b:443", "app:v1"), ("a.b:443", f"app@{DIGEST}")}),
-        (pod("a.b/app:v1", ran=f"a.b/app@{DIGEST}"), {("a.b:443", "app:v1"), ("a.b:443", f"app@{DIGEST}")}),
+        (pod("team.images.svc:5000/app:v1"), [("team.images.svc:5000", "app:v1")]),
+        (pod("team.images.svc:5000/deep/app"), [("team.images.svc:5000", "deep/app:latest")]),
+        (pod("registry.example.com/app:v1"), [("registry.example.com:443", "app:v1")]),
+        (pod("localhost:5000/app:v1"), [("localhost:5000", "app:v1")]),
+        (pod(f"a.b/app@{DIGEST}"), [("a.b:443", f"app@{DIGEST}")]),
+        (pod(f"a.b/app:v1@{DIGEST}"), [("a.b:443", "app:v1"), ("a.b:443", f"app@{DIGEST}")]),
+        (pod("a.b/app:v1", ran=f"a.b/app@{DIGEST}"), [("a.b:443", "app:v1"), ("a.b:443", f"app@{DIGEST}")]),
         (
             pod("a.b/app:v1", ran=f"docker-pullable://a.b/app@{DIGEST}"),
-            {("a.b:443", "app:v1"), ("a.b:443", f"app@{DIGEST}")},
+            [("a.b:443", "app:v1"), ("a.b:443", f"app@{DIGEST}")],
         ),
-        (pod("[::1]:5000/app:v1"), {("[::1]:5000", "app:v1")}),
-        (pod("a.b/app:v1", phase="Succeeded"), set()),
-        (pod("busybox:1.36"), set()),
-        (pod("library/busybox"), set()),
-        (pod("a.b/app:v1", ran=DIGEST), {("a.b:443", "app:v1")}),
-        ({"spec": {"initContainers": [{"image": "a.b/init:v1"}]}}, {("a.b:443", "init:v1")}),
-        (pod("a.b/../../etc/passwd"), set()),
+        (pod("[::1]:5000/app:v1"), [("[::1]:5000", "app:v1")]),
+        (pod("a.b/app:v1", phase="Succeeded"), []),
+        (pod("busybox:1.36"), []),
+        (pod("library/busybox"), []),
+        (pod("a.b/app:v1", ran=DIGEST), [("a.b:443", "app:v1")]),
+        ({"spec": {"initContainers": [{"image": "a.b/init:v1"}]}}, [("a.b:443", "init:v1")]),
+        (pod("a.b/../../etc/passwd"), []),
     ],
-    ids=str,
 )
-def test_what_a_pod_runs(manifest: Json, found: set[tuple[str, str]]) -> None:
-    assert set(_images(manifest)) == found
+def test_what_a_pod_runs(manifest: Json, found: list[tuple[str, str]]) -> None:
+    assert sorted(set(_images(manifest))) == sorted(found)
 
 
 def run(world: World, name: str, image: str, *, ran: str = "") -> None:
