@@ -33,7 +33,7 @@ COPIED_WITHIN: Final = timedelta(minutes=15)
 ANSWERED_WITHIN: Final = 20.0
 """Seconds for a page of a list, or a removal."""
 ATTEMPTS: Final = 5
-"""At either."""
+"""At either, and at a look at a copy."""
 FIRST_PAUSE: Final = 0.1
 """Seconds before the second attempt; twice as long each time after."""
 
@@ -172,23 +172,34 @@ def _entry(blob: ElementTree.Element) -> dict[str, Any]:
 
 async def copied(address: Address, key: str, *, trust: bool) -> None:
     """Wait until an object that is a copy has its content. Raises StorageError."""
+    failures, status = 0, "pending"
     try:
         async with asyncio.timeout(COPIED_WITHIN.total_seconds()), aiohttp.ClientSession() as session:
-            url = await address(key)
-            while (status := await _status(session, url, trust)) == "pending":  # noqa: ASYNC110  (nothing announces it)
-                await asyncio.sleep(ASKED_EVERY)
+            while True:
+                try:
+                    status = await _status(session, await address(key), trust)
+                except aiohttp.ClientError:
+                    failures += 1
+                    if failures == ATTEMPTS:
+                        raise
+                if status != "pending":
+                    break
+                await asyncio.sleep(ASKED_EVERY)  # nothing announces it
     except (aiohttp.ClientError, TimeoutError) as error:
-        raise StorageError(
-            f"whether Azure's copy to {key} is complete can't be told: {type(error).__name__}"
-        ) from error
-    if status not in (None, "success"):
+        # Without its text, which may have the signature in it.
+        said = f"{type(error).__name__} {getattr(error, 'status', '')}".strip()
+        raise StorageError(f"whether Azure's copy to {key} is complete can't be told: {said}") from error
+    if status not in ("", "success"):
         raise StorageError(f"Azure's copy to {key} ended as {status}")
 
 
-async def _status(session: aiohttp.ClientSession, url: str, trust: bool) -> str | None:
+async def _status(session: aiohttp.ClientSession, url: str, trust: bool) -> str:
+    """Empty for what is no copy, and for what others have moved away meanwhile."""
     async with session.head(URL(url, encoded=True), ssl=trust, timeout=aiohttp.ClientTimeout(total=30)) as response:
+        if response.status == HTTPStatus.NOT_FOUND:
+            return ""
         response.raise_for_status()
-        return response.headers.get("x-ms-copy-status")
+        return response.headers.get("x-ms-copy-status", "")
 
 
 async def refuse_slashed(store: Any, slashed: Any, root: str) -> None:
