@@ -15,6 +15,7 @@ from registry_server.cli_copying import FORMAT, Account, size, told
 from registry_server.cli_jobs import explained, opened
 from registry_server.config import Config, ConfigError
 from registry_server.config.loader import load
+from registry_server.config.model import same_place
 
 if TYPE_CHECKING:
     from registry_server.jobs.migrate import Migrated, Place
@@ -64,13 +65,14 @@ async def _migrate(old: Config, new: Config, account: Account) -> "Migrated":
     from registry_server.jobs.occupancy import lease
     from registry_server.jobs.runs import noting
 
-    if _place(old) == _place(new) and old.metadata == new.metadata:
+    in_place = same_place(old.storage, new.storage)
+    if in_place and old.metadata == new.metadata:
         raise ConfigError("both configurations name the same storage and the same metadata: there is nothing to move")
     async with AsyncExitStack() as stack:
         source = Place(*await stack.enter_async_context(opened(old)))
         target = Place(*await stack.enter_async_context(opened(new)))
         held = await stack.enter_async_context(lease(source.storage.aside, JOB, exclusive=False))
-        if _place(old) != _place(new):
+        if not in_place:
             await _refuse_server(target)
             await stack.enter_async_context(lease(target.storage.aside, JOB, exclusive=False))
         await stack.enter_async_context(noting(source.storage.aside, JOB, account.so_far))
@@ -86,8 +88,3 @@ async def _refuse_server(target: "Place") -> None:
 
     if await servers(target.storage.aside):
         raise ConfigError("a server runs on the new place already: what was pushed there would be taken away; stop it")
-
-
-def _place(settings: Config) -> object:
-    storage = settings.storage
-    return storage.filesystem or storage.s3 or storage.gcs or storage.azure

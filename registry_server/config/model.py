@@ -579,7 +579,7 @@ class Config(Section):
                     f"{key}.filesystem: {there} and the registry's {here} are in one another; "
                     "a backup has to survive the loss of the registry: name another folder, best on another volume"
                 )
-        elif self.storage.driver == archive.driver and _place(self.storage) == _place(archive):
+        elif same_place(self.storage, archive):
             raise ValueError(f"{key}: is the registry's own storage; name another bucket or rootdirectory")
 
     @model_validator(mode="after")
@@ -607,8 +607,15 @@ class Config(Section):
         return self
 
 
+def same_place(one: Drivers, other: Drivers) -> bool:
+    """Whether two settings mean the same folder, or the same root in the same bucket, however they log in."""
+    return one.driver == other.driver and _place(one) == _place(other)
+
+
 def _place(settings: Drivers) -> tuple[str, ...]:
-    """What tells a place in an object store from another."""
+    """What tells a place of a driver's from another."""
+    if settings.filesystem:
+        return (str(settings.filesystem.rootdirectory.absolute()),)
     if settings.s3:
         return settings.s3.regionendpoint, settings.s3.bucket, settings.s3.rootdirectory.strip("/")
     if settings.gcs:

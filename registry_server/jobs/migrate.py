@@ -12,7 +12,7 @@ from typing import Final
 
 from registry_server.jobs.copying import Copied, Planned, Problem, clean_up, copy_all
 from registry_server.jobs.occupancy import Lease
-from registry_server.jobs.snapshot import Taken, contents_of, missing_from, sizes_of, snapshot
+from registry_server.jobs.snapshot import Taken, contents_of, lost_from, sizes_of, snapshot
 from registry_server.jobs.transfer import Done, differences, transfer
 from registry_server.metadata.contract import Metadata
 from registry_server.storage.contract import Storage
@@ -77,5 +77,4 @@ async def _differences(source: Place, target: Place) -> list[str]:
         async for name, several in differences(source.metadata, target.metadata)
         for one in several
     ]
-    lost = await missing_from(await snapshot(target.metadata), target.storage, target.metadata)
-    return [*found, *lost]
+    return found + await lost_from(await snapshot(target.metadata), target.storage)

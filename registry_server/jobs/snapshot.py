@@ -32,9 +32,7 @@ async def sizes_of(storage: Storage, contents: Collection[Digest]) -> dict[Diges
     return dict(sorted(sizes.items()))
 
 
-async def missing_from(
-    taken: Snapshot, storage: Storage, metadata: Metadata, *, called: str = "the other"
-) -> list[str]:
+async def missing_from(taken: Snapshot, storage: Storage, metadata: Metadata, *, called: str) -> list[str]:
     """What is not there as a snapshot has it, a sentence for each; what is there beyond does not matter."""
     differences: list[str] = []
     for name, ours in sorted(taken.items()):
@@ -44,11 +42,14 @@ async def missing_from(
             for one in compare(name, ours, theirs)
             if one.source is not None
         ]
+    return differences + await lost_from(taken, storage)
+
+
+async def lost_from(taken: Snapshot, storage: Storage) -> list[str]:
+    """The contents that a storage does not have, a sentence for each."""
     contents = sorted(contents_of(taken.values()))
     found = await in_parallel(storage.blob, contents)
-    return differences + [
-        f"{digest} is not in storage" for digest, blob in zip(contents, found, strict=True) if blob is None
-    ]
+    return [f"{digest} is not in storage" for digest, blob in zip(contents, found, strict=True) if blob is None]
 
 
 class Taken:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -111,13 +112,13 @@ def _underway(one: Underway) -> dict[str, Any]:
         "name": one.job,
         "began": _time(one.told - one.seconds),
         "sums": _sums(one),
-        "expected": None if one.expected is None else {"count": one.expected.count, "bytes": one.expected.bytes},
+        "expected": None if one.expected is None else asdict(one.expected),
         "remaining_seconds": None if remaining is None else round(remaining),
     }
 
 
 def _sums(told: Run | Underway) -> dict[str, dict[str, int]]:
-    return {name: {"count": one.count, "bytes": one.bytes} for name, one in told.sums.items()}
+    return {name: asdict(one) for name, one in told.sums.items()}
 
 
 def _time(seconds: float) -> str:

@@ -228,6 +228,11 @@ class Archive(OneOf):
     """A container of Azure Blob Storage."""
 
     @property
+    def kind(self) -> str:
+        """The member that is given."""
+        return next(name for name in self.members() if getattr(self, name) is not None)
+
+    @property
     def credentials(self) -> SecretReference | None:
         """The Secret with what the store asks for."""
         store = self.s3 or self.gcs or self.azure

@@ -75,12 +75,11 @@ def bootstrap(
 
 def placed(archive: Archive, registry: Metadata) -> Archive:
     """The same with the path or prefix written out that it has unless given."""
-    given = next(name for name in Archive.members() if getattr(archive, name) is not None)
-    store = getattr(archive, given)
+    store = getattr(archive, archive.kind)
     if isinstance(store, ClaimArchive):
         return Archive(claim=store.model_copy(update={"path": store.path or registry.name}))
     prefix = store.prefix or f"/{registry.namespace}/{registry.name}"
-    return archive.model_copy(update={given: store.model_copy(update={"prefix": prefix})})
+    return archive.model_copy(update={archive.kind: store.model_copy(update={"prefix": prefix})})
 
 
 def folder_of(archive: Archive | None, registry: Metadata) -> dict[str, str] | None:

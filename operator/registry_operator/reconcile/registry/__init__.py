@@ -62,7 +62,8 @@ async def reconcile_registry(cluster: Cluster, key: Key, *, clock: Callable[[], 
     reconciliation = _Reconciliation(cluster, manifest)
     await reconciliation.run(now)
     status = reconciliation.status()
-    await report(cluster, key, manifest, status, reconciliation.verdicts(), now, news=reconciliation.news(status))
+    verdicts, told = reconciliation.verdicts(status), reconciliation.news(status)
+    await report(cluster, key, manifest, status, verdicts, now, news=told)
     return Outcome(reconciliation.next_look(now))
 
 
@@ -72,6 +73,7 @@ class _Reconciliation:
     def __init__(self, cluster: Cluster, manifest: Manifest) -> None:
         self.cluster = cluster
         self.manifest = manifest
+        self.known = previous_status(manifest)
         self.registry, invalid = _parsed(manifest)
         self.placement = None if invalid else cluster.placement(manifest)
         self.faults = Faults(*invalid)
@@ -111,7 +113,7 @@ class _Reconciliation:
         with self.faults.collected():
             self.backup = await observe_backup(self.cluster, self.registry)
         with self.faults.collected():
-            self.registry = await with_bootstrap(self.cluster, self.registry, previous_status(self.manifest).bootstrap)
+            self.registry = await with_bootstrap(self.cluster, self.registry, self.known.bootstrap)
             self.bootstrap = await observe_bootstrap(self.cluster, self.registry)
 
     async def _apply(self) -> None:
@@ -144,8 +146,7 @@ class _Reconciliation:
 
     def status(self) -> RegistryStatus:
         """What is known now, and what was known before of what a fault hides."""
-        known = previous_status(self.manifest)
-        before = RegistryStatus() if self.applied else known
+        before = RegistryStatus() if self.applied else self.known
         return RegistryStatus(
             address=self.placement.address if self.placement else before.address,
             addresses=_addresses(self.placement) if self.placement else before.addresses,
@@ -154,19 +155,19 @@ class _Reconciliation:
             certificate=self.tls.status if self.tls else before.certificate,
             login=LoginStatus(secret_name=users_secret_name(self.registry)) if self.login else before.login,
             bootstrap=began_with(self.registry, self.manifest) if self.applied else before.bootstrap,
-            **job_status(self.registry, self.jobs, known, is_valid=self.placement is not None),
+            **job_status(self.registry, self.jobs, self.known, is_valid=self.placement is not None),
         )
 
     def news(self, status: RegistryStatus) -> tuple[News, ...]:
         """What has become of jobs since the last look."""
-        return tuple(news(previous_status(self.manifest), status)) if self.jobs else ()
+        return tuple(news(self.known, status)) if self.jobs else ()
 
-    def verdicts(self) -> tuple[Verdict, ...]:
+    def verdicts(self, status: RegistryStatus) -> tuple[Verdict, ...]:
         """The conditions."""
         rollout, waits_for = self.rollout, None
         if self.claim and phase(self.claim) == "Pending" and not (rollout.available or rollout.complete):
             waits_for = f"a volume: PersistentVolumeClaim {self.claim['metadata']['name']} is Pending"
-        return judge(self.faults.as_one(), rollout, self.status().address, waits_for=waits_for)
+        return judge(self.faults.as_one(), rollout, status.address, waits_for=waits_for)
 
     def next_look(self, now: datetime) -> float | None:
         """Seconds until time alone may change something."""

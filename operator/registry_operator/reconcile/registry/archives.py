@@ -89,7 +89,7 @@ class _Archive:
         return ArchiveSecrets(credentials, await self._signing_key(key_where, signing_key) if signing_key else None)
 
     async def _credentials(self, secret: SecretReference) -> dict[str, str]:
-        where = f"{self._where}.{self._kind}.credentials"
+        where = f"{self._where}.{self._archive.kind}.credentials"
         found = await self._texts(where, secret.name, self._credential_keys)
         if "key.json" in found and not _is_document(found["key.json"]):
             raise Fault(
@@ -107,10 +107,6 @@ class _Archive:
                 "`openssl rand -hex 32`",
             )
         return key
-
-    @property
-    def _kind(self) -> str:
-        return next(name for name in Archive.members() if getattr(self._archive, name) is not None)
 
     @property
     def _credential_keys(self) -> Sequence[str]:
