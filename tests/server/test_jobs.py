@@ -139,7 +139,8 @@ class TestUnderway:
         assert run["error"] == "was cancelled"
         assert run["seconds"] < 20, "it would take 24"
         assert running(root) == {}
-        assert "it was cancelled; nothing is lost" in registry.messages()
+        # Which it says last, when it has let go of the storage.
+        until(lambda: "it was cancelled; nothing is lost" in registry.messages(), "the process has ended")
         assert root.post("/v2/_regatta/jobs/backup").status_code == 202, "others may begin at once"
 
     def test_the_time_that_is_left(self) -> None:
